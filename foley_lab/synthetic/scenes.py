@@ -1,0 +1,613 @@
+"""What happens: scenes whose motion, contacts and sounding materials are known exactly.
+
+A scene is drawn from a seed. Its bodies carry tracks (x, y, angle on a 1 ms grid) and its log carries every contact.
+Lengths are in picture heights, x runs from 0 to `aspect`, y from 0 (top) to 1 (bottom). Where contact times can be
+written down (flight under gravity, swings, strikes, gait) the motion is closed-form and the times are exact; tumbling
+bodies are left to pymunk at 1 ms, contact time = step - 0.5 ms.
+
+Three rules keep the truth learnable: contacts softer than the eye can see are not logged as impacts but as a rolling
+interval; no two events of a clip are closer than `MIN_GAP_S` (the ear parts them no better); smooth turning points,
+feints and crossings without contact occur on purpose and are silent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from foley_lab.signals import MATERIALS, Event, EventLog, Interval, sort_events
+from foley_lab.synthetic.words import prompt_for
+
+TICK_HZ = 1000
+MIN_GAP_S = 0.06
+FLOORS = ("wood", "metal", "rubber", "stone", "plastic", "gravel")
+SOLID = tuple(m for m in MATERIALS if m != "gravel")
+
+
+@dataclass
+class Body:
+    """Something to draw.
+
+    Attributes:
+        look: "ball", "box", "bar", "drop", "ring" or "skin" (a limb).
+        material: Texture and colour.
+        width, height: In picture heights.
+        track: float32 [ticks, 3] of x, y, angle (radians), or [1, 3] when it never moves.
+        seed: Of its texture.
+        shadow: Whether it throws one.
+        shown: Optional (start_s, end_s) outside which it is not drawn.
+        front: Drawn in front of all others (an occluder).
+    """
+
+    look: str
+    material: str
+    width: float
+    height: float
+    track: np.ndarray
+    seed: int = 0
+    shadow: bool = False
+    shown: tuple[float, float] | None = None
+    front: bool = False
+
+    @property
+    def moves(self) -> bool:
+        return len(self.track) > 1
+
+    def at(self, time_s: float) -> np.ndarray:
+        """x, y, angle at a time; the ends hold."""
+        if not self.moves:
+            return self.track[0]
+        p = min(max(time_s * TICK_HZ, 0.0), len(self.track) - 1.001)
+        i = int(p)
+        return self.track[i] + (p - i) * (self.track[i + 1] - self.track[i])
+
+
+@dataclass
+class Scene:
+    """Bodies, the floor they stand on (None: seen from above or mid-air) and the log of what sounds."""
+
+    log: EventLog
+    aspect: float
+    bodies: list[Body]
+    floor_y: float | None = None
+    floor_material: str = "wood"
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Draw:
+    """The dice of one scene: a NumPy generator with the few draws scenes need."""
+
+    def __init__(self, seed: int, seconds: float, aspect: float) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.seconds, self.aspect = seconds, aspect
+        self.ticks = int(round(seconds * TICK_HZ)) + 1
+        self.t = np.arange(self.ticks) / TICK_HZ
+        self.events: list[Event] = []
+        self.continuous: list[Interval] = []
+
+    def u(self, low: float, high: float) -> float:
+        """Uniform; where a narrow picture leaves no room (high < low) the middle of the two."""
+        return float(self.rng.uniform(low, high)) if high > low else (low + high) / 2
+
+    def log_u(self, low: float, high: float) -> float:
+        return math.exp(self.u(math.log(low), math.log(high)))
+
+    def chance(self, p: float) -> bool:
+        return bool(self.rng.random() < p)
+
+    def pick(self, options: tuple[str, ...]) -> str:
+        return options[int(self.rng.integers(len(options)))]
+
+    def seed(self) -> int:
+        return int(self.rng.integers(1 << 31))
+
+    def times(self, low: float, high: float, first: float = 0.3) -> list[float]:
+        """Instants with gaps between `low` and `high`, rhythmic or loose."""
+        base, loose = self.log_u(low, high), self.u(0.0, 0.45)
+        out, t = [], self.u(first * 0.5, first + base)
+        while t < self.seconds - 0.08:
+            out.append(t)
+            t += max(low, base * self.u(1 - loose, 1 + loose))
+        return out
+
+    def hit(self, time_s: float, strength: float, x: float, y: float, **what: object) -> None:
+        """Log an instant; contacts outside the picture count but are marked invisible."""
+        if 0.02 <= time_s < self.seconds - 0.03:
+            fx, fy = x / self.aspect, y
+            self.events.append(
+                Event(
+                    round(float(time_s), 6),
+                    strength=round(float(np.clip(strength, 0.04, 1.0)), 4),
+                    x=round(fx, 4),
+                    y=round(fy, 4),
+                    visible=bool(-0.02 <= fx <= 1.02 and -0.02 <= fy <= 1.02),
+                    **what,  # pyright: ignore[reportArgumentType]
+                )
+            )
+
+    def speeds(self, speed: np.ndarray, start_s: float, end_s: float) -> tuple[float, ...]:
+        """A speed curve at 50 Hz for the log, normalised to 0..1 by the curve's own use."""
+        n = max(2, int((end_s - start_s) * 50))
+        at = np.linspace(start_s, end_s, n)
+        return tuple(np.round(np.clip(np.interp(at, self.t, speed), 0, 1), 3).tolist())
+
+
+def _still(x: float, y: float, angle: float = 0.0) -> np.ndarray:
+    return np.array([[x, y, angle]], np.float32)
+
+
+def _track(d: Draw, x: object, y: object, angle: object = 0.0) -> np.ndarray:
+    out = np.empty((d.ticks, 3), np.float32)
+    out[:, 0], out[:, 1], out[:, 2] = x, y, angle  # pyright: ignore[reportArgumentType]
+    return out
+
+
+# --- families -------------------------------------------------------------------------------------------------------
+
+
+def bounce(d: Draw) -> Scene:
+    """Balls in free flight that come back up from the floor, softer each time, and roll out at last."""
+    floor_y = d.u(0.62, 1.0) if d.chance(0.85) else d.u(1.0, 1.06)
+    surface = d.pick(FLOORS)
+    bodies = []
+    for i in range(2 if d.chance(0.2) else 1):
+        material, r = d.pick(MATERIALS), d.u(0.06, 0.17)
+        g, e = d.log_u(1.2, 11.0), d.u(0.55, 0.9)
+        y, v = d.u(-0.1, floor_y - 2.5 * r), d.u(-0.8, 0.6)
+        x0, vx = d.u(0.1, d.aspect - 0.1), d.u(-0.35, 0.35)
+        ground, t0 = floor_y - r, d.u(0.0, 0.5)
+        ys = np.full(d.ticks, y)
+        held = d.t < t0
+        t, start = t0, t0
+        while t < d.seconds:
+            flight = (-v + math.sqrt(max(v * v + 2 * g * (ground - y), 0.0))) / g
+            now = (d.t >= t) & (d.t < t + flight)
+            dt = d.t[now] - t
+            ys[now] = y + v * dt + 0.5 * g * dt * dt
+            t, speed = t + flight, v + g * flight
+            x = x0 + vx * (t - start)
+            v, y = -e * speed, ground
+            if 2 * abs(v) / g < 0.13 or abs(v) < 0.22:
+                d.hit(t, speed / 3.5, x, floor_y, material=material, surface=surface, object=i)
+                ys[d.t >= t] = ground
+                break
+            d.hit(t, speed / 3.5, x, floor_y, material=material, surface=surface, object=i)
+        stop = t + d.u(0.3, 1.2)
+        moving = np.clip(np.minimum(d.t, stop) - start, 0, None)
+        xs = x0 + vx * np.where(held, 0.0, moving)
+        if abs(vx) > 0.12 and stop < d.seconds - 0.2 and t < d.seconds - 0.3:
+            speed = np.where((d.t > t) & (d.t < stop), abs(vx) / 0.35 * (stop - d.t) / (stop - t), 0)
+            d.continuous.append(
+                Interval("roll", round(t, 4), round(stop, 4), material, surface, i, d.speeds(speed, t, stop))
+            )
+        bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, xs, ys, xs / r), d.seed(), True))
+    return _scene(d, "bounce", bodies, floor_y, surface)
+
+
+def tumble(d: Draw) -> Scene:
+    """Balls and boxes among floor and walls, simulated by pymunk at 1 ms."""
+    import pymunk
+
+    floor_y, surface = d.u(0.75, 1.0), d.pick(FLOORS)
+    space = pymunk.Space()
+    space.iterations = 6
+    space.gravity = (0.0, d.log_u(1.0, 9.0))
+    walls = [((-3, floor_y), (d.aspect + 3, floor_y))]
+    bodies: list[Body] = []
+    if d.chance(0.6):
+        for x in (d.u(0.0, 0.12), d.aspect - d.u(0.0, 0.12)):
+            walls.append(((x, -2), (x, floor_y)))
+            bodies.append(Body("box", surface, 0.03, 2.0, _still(x, floor_y - 1.0), d.seed()))
+    if d.chance(0.35):  # a ramp
+        x, length, tilt = d.u(0.3, d.aspect - 0.3), d.u(0.3, 0.6), d.u(-0.5, 0.5)
+        y = d.u(0.45, floor_y - 0.15)
+        dx, dy = math.cos(tilt) * length / 2, math.sin(tilt) * length / 2
+        walls.append(((x - dx, y - dy), (x + dx, y + dy)))
+        bodies.append(Body("bar", surface, length, 0.03, _still(x, y, tilt), d.seed()))
+    for a, b in walls:
+        segment = pymunk.Segment(space.static_body, a, b, 0.012)
+        segment.elasticity, segment.friction = 1.0, 0.6
+        space.add(segment)
+    moving: list[tuple[pymunk.Body, Body]] = []
+    index: dict[pymunk.Body, int] = {}
+    for i in range(int(d.rng.integers(1, 4))):
+        material, size = d.pick(MATERIALS), d.u(0.07, 0.14)
+        body = pymunk.Body(1.0, 0.4 * size * size * (2.5 if i % 2 else 1.0))
+        round_ = d.chance(0.55)
+        if round_:
+            shape: pymunk.Shape = pymunk.Circle(body, size)
+            look = Body("ball", material, 2 * size, 2 * size, _track(d, 0, 0), d.seed(), True)
+        else:
+            w, h = size * d.u(1.2, 2.6), size * d.u(1.0, 1.8)
+            shape = pymunk.Poly.create_box(body, (w, h))
+            look = Body("box", material, w, h, _track(d, 0, 0), d.seed(), True)
+        shape.elasticity, shape.friction = d.u(0.35, 0.8), d.u(0.2, 0.8)
+        body.position = (d.u(0.25, d.aspect - 0.25), d.u(0.0, 0.35) - 0.35 * i)
+        body.angle = d.u(-3, 3)
+        body.velocity = (d.u(-0.8, 0.8), d.u(-0.5, 0.8))
+        body.angular_velocity = d.u(-4, 4)
+        space.add(body, shape)
+        index[body] = len(moving)
+        moving.append((body, look))
+    last = dict.fromkeys(range(len(moving)), -1.0)
+    now = 0.0
+
+    def contact(arbiter: pymunk.Arbiter, _space: object, _data: object) -> None:
+        impulse = arbiter.total_impulse.length  # per unit mass: the change of speed, heights per second
+        if not arbiter.is_first_contact or impulse < 0.5:
+            return
+        ours = [index[s.body] for s in arbiter.shapes if s.body in index]
+        i = ours[0]
+        if now - last[i] < MIN_GAP_S:
+            return
+        last[i] = now
+        p = arbiter.contact_point_set.points[0].point_a
+        other = moving[ours[1]][1].material if len(ours) > 1 else surface
+        d.hit(now - 0.0005, impulse / 4.5, p.x, p.y, material=moving[i][1].material, surface=other, object=i)
+
+    space.on_collision(None, None, post_solve=contact)
+    for k in range(d.ticks):
+        for body, look in moving:
+            look.track[k] = (body.position.x, body.position.y, body.angle)
+        now = (k + 1) / TICK_HZ
+        space.step(1 / TICK_HZ)
+    return _scene(d, "tumble", bodies + [look for _, look in moving], floor_y, surface)
+
+
+def pendulum(d: Draw) -> Scene:
+    """A bob on a rod that swings against a post and comes back, |sin| with decay."""
+    material, r = d.pick(MATERIALS), d.u(0.06, 0.14)
+    length, px, py = d.u(0.45, 0.8), d.u(0.35, d.aspect - 0.35), d.u(-0.15, 0.12)
+    omega, phase = d.u(3.0, 9.0), d.u(0.3, 2.8)
+    swing = d.u(0.35, 0.9) * np.exp(-d.t * d.u(0.0, 0.3))
+    rest, side = d.u(-0.15, 0.15), 1.0 if d.chance(0.5) else -1.0
+    angle = rest + side * swing * np.abs(np.sin(omega * d.t + phase))
+    free = d.chance(0.12)  # swings freely: no contact, no sound
+    if free:
+        angle = rest + swing * np.sin(omega * d.t + phase)
+    x, y = px + length * np.sin(angle), py + length * np.cos(angle)
+    other = d.pick(SOLID)
+    bodies = []
+    if not free:
+        wall_x = px + length * math.sin(rest) - side * (r + 0.03)
+        wall_y = py + length * math.cos(rest)
+        bodies.append(Body("box", other, 0.06, d.u(0.25, 0.7), _still(wall_x, wall_y), d.seed()))
+        for k in range(1, int((omega * d.seconds + phase) / math.pi) + 1):
+            t = (k * math.pi - phase) / omega
+            if 0 <= t < d.seconds:
+                v = float(np.interp(t, d.t, swing)) * omega * length
+                d.hit(t, v / 3.0, wall_x, wall_y, material=material, surface=other, object=0)
+    rod = _track(d, (x + px) / 2, (y + py) / 2, -angle)
+    bodies.append(Body("bar", d.pick(("rubber", "wood", "metal")), 0.014, length, rod, d.seed()))
+    bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, -angle), d.seed()))
+    return _scene(d, "pendulum", bodies, None, other)
+
+
+def strike(d: Draw) -> Scene:
+    """A tool or limb that hits a thing along any axis; some blows are feints and stop short of it."""
+    material = d.pick(MATERIALS)
+    w, h = d.u(0.18, 0.45), d.u(0.12, 0.35)
+    cx, cy = d.u(0.4, d.aspect - 0.4), d.u(0.45, 0.75)
+    axis = d.u(-math.pi, 0.0) if d.chance(0.75) else d.u(-math.pi, math.pi)
+    ux, uy = math.cos(axis), math.sin(axis)
+    head = d.u(0.05, 0.11)
+    # distance from the centre of the thing to its edge along the axis, plus the head's radius
+    reach = min(w / 2 / max(abs(ux), 1e-6), h / 2 / max(abs(uy), 1e-6)) + head
+    gap = np.full(d.ticks, d.u(0.1, 0.3))
+    lift_max = d.u(0.15, 0.5)
+    times = d.times(0.22, 1.3, 0.5)
+    begin = 0.0
+    for k, t in enumerate(times):
+        end = times[k + 1] if k + 1 < len(times) else d.seconds + 0.5
+        fall = min(d.u(0.06, 0.22), 0.6 * (t - begin))
+        lift = lift_max * d.u(0.6, 1.2)
+        feint = d.chance(0.12)
+        floor = d.u(0.06, 0.15) if feint else 0.0
+        up = (d.t >= begin) & (d.t < t - fall)
+        p = (d.t[up] - begin) / max(t - fall - begin, 1e-6)
+        start = gap[up][0] if up.any() else lift
+        gap[up] = start + (lift - start) * 0.5 * (1 - np.cos(np.pi * p))
+        down = (d.t >= t - fall) & (d.t < t)
+        p = (d.t[down] - (t - fall)) / fall
+        gap[down] = floor + (lift - floor) * ((1 - p * p) if not feint else 0.5 * (1 + np.cos(np.pi * p)))
+        dwell = min(d.u(0.0, 0.12), 0.4 * (end - t)) if d.chance(0.6) else 0.0
+        begin = t + dwell
+        gap[d.t >= t] = floor
+        if not feint:
+            d.hit(t, 2 * lift / fall / 9.0, cx + ux * reach, cy + uy * reach, material=material,
+                  surface=None, object=0)  # fmt: skip
+    far = d.t >= begin
+    gap[far] = gap[far] + lift_max * 0.5 * (1 - np.cos(np.clip((d.t[far] - begin) * 4, 0, np.pi)))
+    hx, hy = cx + ux * (reach + gap), cy + uy * (reach + gap)
+    arm = 1.6
+    tool = d.pick(("skin", "wood", "metal", "rubber"))
+    tilt = axis + d.u(-0.5, 0.5) if d.chance(0.5) else axis + (1.57 if d.chance(0.5) else -1.57)
+    ax, ay = hx + math.cos(tilt) * arm / 2, hy + math.sin(tilt) * arm / 2
+    bodies = [
+        Body("box" if d.chance(0.7) else "ball", material, w, h, _still(cx, cy), d.seed()),
+        Body("bar", tool, arm, d.u(0.03, 0.11), _track(d, ax, ay, tilt), d.seed()),
+        Body("ball", tool, 2 * head, 2 * head, _track(d, hx, hy, tilt), d.seed()),
+    ]
+    return _scene(d, "strike", bodies, cy + h / 2 if d.chance(0.5) else None, d.pick(FLOORS))
+
+
+def footsteps(d: Draw) -> Scene:
+    """Legs that walk across or on the spot of a following camera; each landing sounds in the floor's material."""
+    surface, floor_y = d.pick(MATERIALS), d.u(0.7, 0.96)
+    period, stride = d.u(0.7, 1.5), d.u(0.25, 0.6)
+    lift, size = d.u(0.05, 0.16), d.u(0.16, 0.3)
+    direction, follow = (1 if d.chance(0.5) else -1), d.chance(0.6)
+    start = d.aspect / 2 if follow else d.aspect / 2 - direction * d.u(0.2, 0.8)
+    phase0, duty = d.u(0, 1), d.u(0.3, 0.45)
+    sole, skin = d.pick(("rubber", "wood", "plastic")), d.pick(("skin", "plastic", "rubber"))
+    bodies: list[Body] = []
+    strength = d.u(0.3, 0.9)
+    hip_x = start + (0.0 if follow else direction * stride / period) * d.t
+    for leg in range(2):
+        cycle = d.t / period + phase0 + 0.5 * leg
+        n, p = np.floor(cycle), cycle % 1.0
+        swing = np.clip(p / duty, 0, 1)  # swings first, then stands
+        fx = n + (1 - np.cos(np.pi * swing)) / 2
+        world = direction * stride * (fx - cycle) if follow else direction * stride * (fx - phase0 - 0.5 * leg)
+        x = start + world + (0.0 if follow else 0.0)
+        y = floor_y - size * 0.18 - lift * np.sin(np.pi * swing) ** 1.2 * (p < duty)
+        for k in range(int(cycle[-1]) + 2):
+            t = (k + duty - phase0 - 0.5 * leg) * period
+            if 0 <= t < d.seconds:
+                d.hit(t, strength * d.u(0.75, 1.2), float(np.interp(t, d.t, x)), floor_y, kind="step",
+                      material=surface, surface=sole, object=leg)  # fmt: skip
+        tilt = direction * 0.35 * np.sin(np.pi * swing) * (p < duty)
+        top = floor_y - d.aspect * 0.5 - 0.2
+        lx, ly = hip_x * 0.5 + x * 0.5 - direction * size * 0.12, (y + top) / 2
+        lean = np.arctan2(x - hip_x, y - top)
+        length = float(np.hypot(x - hip_x, y - top).max()) + 0.05
+        bodies.append(Body("bar", skin, size * 0.42, length, _track(d, lx, ly, -lean), d.seed()))
+        bodies.append(Body("box", sole, size, size * 0.36, _track(d, x, y, tilt), d.seed(), True))
+    return _scene(d, "footsteps", bodies, floor_y, surface)
+
+
+def typing(d: Draw) -> Scene:
+    """Fingers on a row of keys: a small, quick, dry pattern."""
+    material = d.pick(SOLID)
+    keys, y = int(d.rng.integers(3, 6)), d.u(0.55, 0.8)
+    pitch = min(0.26, (d.aspect - 0.2) / keys)
+    x0 = d.u(0.1 + pitch / 2, d.aspect - 0.1 - pitch * (keys - 0.5))
+    press = np.zeros((keys, d.ticks))
+    hover, depth = d.u(0.05, 0.12), d.u(0.02, 0.035)
+    used: list[list[float]] = [[] for _ in range(keys)]
+    for t in d.times(0.16, 0.5, 0.3):
+        k = int(d.rng.integers(keys))
+        if used[k] and t - used[k][-1] < 0.3:
+            k = (k + 1) % keys
+        if used[k] and t - used[k][-1] < 0.3:
+            continue
+        used[k].append(t)
+        down, up = d.u(0.05, 0.09), d.u(0.07, 0.13)
+        s = np.clip((d.t - (t - down)) / down, 0, 1) ** 2 - np.clip((d.t - t - 0.03) / up, 0, 1)
+        press[k] = np.maximum(press[k], np.clip(s, 0, 1))
+        d.hit(t, d.u(0.35, 0.8), x0 + k * pitch, y, kind="key", material=material, object=k)
+    bodies: list[Body] = []
+    for k in range(keys):
+        x = x0 + k * pitch
+        sink = np.clip(press[k] - 0.7, 0, 1) / 0.3 * depth
+        cap = Body("box", material, pitch * 0.86, 0.1, _track(d, x, y + 0.05 + sink), d.seed())
+        tip = y - hover * (1 - press[k]) + sink * (press[k] > 0.7)
+        finger = _track(d, x + 0.1 * hover * (1 - press[k]), tip - 0.3, 0.0)
+        bodies += [cap, Body("bar", "skin", pitch * 0.5, 0.6, finger, d.seed())]
+    return _scene(d, "typing", bodies, None, material)
+
+
+def meet(d: Draw) -> Scene:
+    """Two bodies glide together and part again; some only cross, one behind the other."""
+    a, b = d.pick(MATERIALS), d.pick(MATERIALS)
+    ra, rb = d.u(0.06, 0.14), d.u(0.06, 0.14)
+    axis = d.u(0, 2 * math.pi)
+    ux, uy = math.cos(axis), math.sin(axis)
+    cx, cy = d.u(0.4, d.aspect - 0.4), d.u(0.35, 0.65)
+    times = d.times(0.5, 1.8, 0.6)
+    crossing = d.chance(0.18)
+    span = d.u(0.12, 0.4)
+    gap = np.full(d.ticks, span)
+    edges = [0.0 - d.u(0.3, 0.8), *times, d.seconds + d.u(0.3, 0.8)]
+    for t0, t1 in zip(edges[:-1], edges[1:], strict=True):
+        now = (d.t >= t0) & (d.t < t1)
+        p = (d.t[now] - t0) / (t1 - t0)
+        height = span * min(1.0, (t1 - t0))
+        # out and back at even speed, with the turn rounded off: the contact is sharp, the turn is smooth
+        gap[now] = height * (1 - np.sqrt((2 * p - 1) ** 2 + 0.03)) / (1 - math.sqrt(0.03))
+    gap = np.clip(gap, 0, None)
+    share = d.u(0.25, 0.75)
+    if crossing:
+        along = span * np.sin(d.u(1.5, 4.0) * d.t + d.u(0, 6)) * 1.5
+        xa, xb = cx + ux * along, np.full(d.ticks, cx)
+        ya, yb = cy + uy * along, np.full(d.ticks, cy)
+    else:
+        xa, ya = cx - ux * (ra + gap * share), cy - uy * (ra + gap * share)
+        xb, yb = cx + ux * (rb + gap * (1 - share)), cy + uy * (rb + gap * (1 - share))
+        for t0, t1 in zip(edges[:-2], edges[1:-1], strict=True):
+            speed = 2 * span * min(1.0, t1 - t0) / (t1 - t0)
+            d.hit(t1, 0.25 + speed / 2.0, cx, cy, material=a, surface=b, object=0)
+    spin = d.u(-2, 2) * d.t
+    bodies = [
+        Body("ball" if d.chance(0.7) else "box", b, 2 * rb, 2 * rb, _track(d, xb, yb, 0), d.seed()),
+        Body("ball", a, 2 * ra, 2 * ra, _track(d, xa, ya, spin), d.seed()),
+    ]
+    return _scene(d, "meet", bodies, None, b)
+
+
+def drops(d: Draw) -> Scene:
+    """Water drops that fall onto a surface; a ring spreads where each lands."""
+    surface, floor_y = d.pick(MATERIALS), d.u(0.65, 0.92)
+    g, size = d.u(4.0, 12.0), d.u(0.035, 0.07)
+    bodies: list[Body] = [Body("box", surface, d.aspect + 1, 0.5, _still(d.aspect / 2, floor_y + 0.25), d.seed())]
+    for i, t in enumerate(d.times(0.12, 0.9, 0.3)):
+        x, s = d.u(0.15, d.aspect - 0.15), size * d.u(0.8, 1.2)
+        top = d.u(-0.1, 0.15)
+        fall = math.sqrt(2 * (floor_y - top) / g)
+        y = floor_y - s - 0.5 * g * np.clip(t - d.t, 0, None) * (2 * fall - np.clip(t - d.t, 0, None))
+        bodies.append(Body("drop", "glass", s * 1.2, s * 2, _track(d, x, y), d.seed(), False, (t - fall, t)))
+        bodies.append(Body("ring", "glass", s * 5, s * 1.2, _still(x, floor_y), d.seed(), False, (t, t + 0.16)))
+        d.hit(t, d.u(0.4, 0.9), x, floor_y, kind="drop", material=surface, surface="water", object=i)
+    return _scene(d, "drops", bodies, floor_y, surface)
+
+
+def scrape(d: Draw) -> Scene:
+    """A thing dragged to and fro over a surface: sound follows speed, and stops with it."""
+    material, surface, floor_y = d.pick(MATERIALS), d.pick(FLOORS), d.u(0.65, 0.95)
+    w, h = d.u(0.15, 0.35), d.u(0.1, 0.25)
+    x = np.full(d.ticks, d.u(0.3, d.aspect - 0.3))
+    t = d.u(0.1, 0.7)
+    side = 1 if x[0] < d.aspect / 2 else -1
+    while t < d.seconds - 0.3:
+        length = min(d.u(0.35, 1.2), d.seconds - t - 0.05)
+        way = side * d.u(0.15, 0.5)
+        way = float(np.clip(x[-1] + way, 0.15, d.aspect - 0.15) - x[-1])
+        p = np.clip((d.t - t) / length, 0, 1)
+        x = x + way * (1 - np.cos(np.pi * p)) / 2
+        if abs(way) > 0.06:
+            speed = np.where((p > 0) & (p < 1), abs(way) * np.pi / 2 / length * np.sin(np.pi * p), 0)
+            d.continuous.append(
+                Interval("scrape", round(t, 4), round(t + length, 4), material, surface, 0,
+                         d.speeds(speed / 1.2, t, t + length))  # fmt: skip
+            )
+        t += length + (d.u(0.1, 0.5) if d.chance(0.6) else 0.0)
+        side = -side
+    y = floor_y - h / 2
+    bodies = [
+        Body("box", material, w, h, _track(d, x, y), d.seed(), True),
+        Body("bar", "skin", 0.1, 1.2, _track(d, x + 0.2, y - 0.55, 0.35), d.seed()),
+    ]
+    return _scene(d, "scrape", bodies, floor_y, surface)
+
+
+def roll(d: Draw) -> Scene:
+    """A ball that rolls to and fro between two stops, rumbling on the way and knocking at the ends."""
+    material, surface, floor_y = d.pick(MATERIALS), d.pick(FLOORS), d.u(0.6, 0.95)
+    r, speed = d.u(0.06, 0.15), d.u(0.25, 1.1)
+    left, right = d.u(0.02, 0.2), d.aspect - d.u(0.02, 0.2)
+    knock = d.chance(0.65)  # otherwise it leaves the picture or turns on a slope without a sound
+    x, y = np.empty(d.ticks), floor_y - r
+    bodies: list[Body] = []
+    if knock:
+        p, v, e = d.u(left + r, right - r), speed * (1 if d.chance(0.5) else -1), d.u(0.6, 0.95)
+        t = 0.0
+        while t < d.seconds:
+            goal = right - r if v > 0 else left + r
+            need = max((goal - p) / v, 1e-3)
+            now = (d.t >= t) & (d.t < t + need)
+            x[now] = p + v * (d.t[now] - t)
+            d.hit(t + need, abs(v) / 1.6, goal + (r if v > 0 else -r), y, material=material,
+                  surface=surface, object=0)  # fmt: skip
+            t, p, v = t + need, goal, -v * e
+            if abs(v) < 0.08:
+                x[d.t >= t] = p
+                break
+        for edge in (left, right):
+            post = _still(edge + (-0.04 if edge == left else 0.04), floor_y - 0.15)
+            bodies.append(Body("box", surface, 0.08, 0.3, post, d.seed()))
+    else:
+        omega, phase = d.u(0.8, 2.2), d.u(0, 6)
+        x = d.aspect / 2 + (d.aspect / 2 - 0.2) * np.sin(omega * d.t + phase)
+    pace = np.abs(np.gradient(x, 1 / TICK_HZ))
+    d.continuous.append(
+        Interval("roll", 0.0, round(d.seconds, 4), material, surface, 0, d.speeds(pace / 1.2, 0, d.seconds))
+    )
+    bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, x / r), d.seed(), True))
+    return _scene(d, "roll", bodies, floor_y, surface)
+
+
+def glide(d: Draw) -> Scene:
+    """Smooth movers that touch nothing: orbits, lines, soft turning points. Silence is the truth."""
+    bodies = [_drifter(d, big=True) for _ in range(int(d.rng.integers(1, 4)))]
+    return _scene(d, "glide", bodies, d.u(0.7, 1.0) if d.chance(0.3) else None, d.pick(FLOORS))
+
+
+FAMILIES: dict[str, Callable[[Draw], Scene]] = {
+    f.__name__: f
+    for f in (bounce, tumble, pendulum, strike, footsteps, typing, meet, drops, scrape, roll, glide)
+}
+_SHARES = (0.18, 0.13, 0.1, 0.17, 0.1, 0.06, 0.08, 0.05, 0.05, 0.04, 0.04)
+
+
+def _drifter(d: Draw, big: bool = False) -> Body:
+    """A silent body on a smooth path."""
+    size = d.u(0.08, 0.3) if big else d.u(0.03, 0.16)
+    if d.chance(0.4):  # across and out
+        x = d.u(-0.3, d.aspect + 0.3) + d.u(-0.6, 0.6) * d.t
+        y = d.u(0, 1) + d.u(-0.2, 0.2) * d.t
+    else:
+        x = d.u(0.2, d.aspect - 0.2) + d.u(0.05, 0.5) * np.sin(d.u(0.5, 6) * d.t + d.u(0, 6))
+        y = d.u(0.2, 0.8) + d.u(0.0, 0.3) * np.sin(d.u(0.5, 6) * d.t + d.u(0, 6))
+    look = d.pick(("ball", "box", "bar"))
+    height = size * (0.3 if look == "bar" else d.u(0.6, 1.4))
+    return Body(look, d.pick((*MATERIALS, "skin")), size, height, _track(d, x, y, d.u(-2, 2) * d.t), d.seed())
+
+
+def _scene(d: Draw, family: str, bodies: list[Body], floor_y: float | None, surface: str) -> Scene:
+    log = EventLog(family, 0, d.seconds, events=sort_events(d.events), continuous=d.continuous)
+    return Scene(log, d.aspect, bodies, floor_y, surface)
+
+
+def _too_close(log: EventLog) -> bool:
+    times = [e.time_s for e in log.events]
+    return any(b - a < MIN_GAP_S for a, b in zip(times[:-1], times[1:], strict=True))
+
+
+def _parted(log: EventLog) -> EventLog:
+    """Of events closer than `MIN_GAP_S` the stronger one stays."""
+    kept: list[Event] = []
+    for event in log.events:
+        if kept and event.time_s - kept[-1].time_s < MIN_GAP_S:
+            if event.strength > kept[-1].strength:
+                kept[-1] = event
+        else:
+            kept.append(event)
+    return replace(log, events=kept)
+
+
+def make_scene(
+    seed: int,
+    seconds: float = 4.0,
+    family: str | None = None,
+    aspect: float = 16 / 9,
+    split: str = "clean",
+) -> Scene:
+    """Draw a scene.
+
+    Args:
+        seed: Everything follows from it.
+        seconds: Length.
+        family: One of `FAMILIES`, or None for a draw by their shares.
+        aspect: Width over height of the picture.
+        split: "clean", or "ugly": silent distractors and occluders among the bodies, and a rough picture.
+
+    Raises:
+        ValueError: If the family or the split is unknown or the length is not positive.
+    """
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}, wanted one of {', '.join(FAMILIES)}")
+    if split not in ("clean", "ugly"):
+        raise ValueError(f"unknown split {split!r}, wanted clean or ugly")
+    if not 0.1 <= seconds <= 600:
+        raise ValueError(f"a scene of {seconds} s, wanted 0.1 to 600")
+    dice = np.random.default_rng([seed, 77])
+    name = family or str(dice.choice(list(FAMILIES), p=_SHARES))
+    for attempt in range(6):  # crowded draws are thrown again, then thinned
+        d = Draw(int(dice.integers(1 << 62)) + attempt, seconds, aspect)
+        scene = FAMILIES[name](d)
+        if not _too_close(scene.log):
+            break
+    if dice.random() < (0.12 if split == "clean" else 0.45):
+        for _ in range(int(dice.integers(1, 3))):
+            scene.bodies.insert(int(dice.integers(len(scene.bodies) + 1)), _drifter(d))
+    if split == "ugly" and dice.random() < 0.25:  # a post in the foreground
+        post = Body("box", str(dice.choice(MATERIALS)), float(dice.uniform(0.03, 0.12)), 1.6,
+                    _still(float(dice.uniform(0.1, aspect - 0.1)), 0.5), d.seed(), front=True)  # fmt: skip
+        scene.bodies.append(post)
+    log = _parted(scene.log)
+    log.seed, log.split = seed, split
+    log.prompt = prompt_for(log, np.random.default_rng([seed, 78]))
+    return replace(scene, log=log)

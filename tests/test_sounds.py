@@ -1,0 +1,156 @@
+"""Laws of the rendered sound: exact in time, honest in strength, the same for the same seed."""
+
+import time
+
+import numpy as np
+import pytest
+
+from foley_lab.signals import MATERIALS, Event, EventLog, Interval
+from foley_lab.synthetic.sounds import INSTANTS, RECIPES, SURFACE_GAIN, render_sound
+
+START = 24_000
+
+
+def one(kind="impact", material="wood", strength=0.8, seed=3, **more) -> EventLog:
+    event = Event(0.5, kind, material, strength, object=0, **more)
+    return EventLog("test", seed, 1.5, events=[event])
+
+
+def busy(seed: int) -> EventLog:
+    rng = np.random.default_rng(seed)
+    events = [
+        Event(float(t), str(rng.choice(INSTANTS)), str(rng.choice(MATERIALS)), 1.0, "stone", o)
+        for o, t in enumerate(np.arange(0.1, 3.9, 0.07))
+    ]
+    lasting = [Interval("scrape", 0.5, 1.5, "metal"), Interval("roll", 2.0, 3.5, "rubber")]
+    return EventLog("test", seed, 4.0, events=events, continuous=lasting)
+
+
+def test_every_material_has_a_recipe():
+    assert set(RECIPES) == set(MATERIALS)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0 / 3.0, 4.0])
+def test_length_and_type(seconds):
+    sound = render_sound(EventLog("test", 0, seconds))
+    assert sound.dtype == np.float32 and sound.shape == (round(seconds * 48_000),)
+
+
+def test_seed_decides_everything():
+    log = busy(5)
+    first = render_sound(log)
+    assert np.array_equal(first, render_sound(log))
+    assert np.array_equal(first, render_sound(log, seed=5))
+    assert not np.array_equal(first, render_sound(log, seed=6))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_busy_clip_never_clips(seed):
+    sound = render_sound(busy(seed))
+    assert np.isfinite(sound).all() and np.abs(sound).max() < 1
+
+
+@pytest.mark.parametrize("material", MATERIALS)
+@pytest.mark.parametrize("kind", INSTANTS)
+def test_attack_starts_at_its_sample(kind, material):
+    for seed in range(4):
+        sound = np.abs(render_sound(one(kind, material, seed=seed)))
+        before, first_ms = sound[:START].max(), sound[START : START + 48].max()
+        assert before < 0.05 * sound.max()
+        assert first_ms > 5 * before and first_ms > 0.3 * sound.max()
+
+
+def test_time_of_event_moves_the_sound_by_as_much():
+    late = one()
+    late.events = [Event(0.75, "impact", "wood", 0.8, object=0)]
+    ring = render_sound(one())[START : START + 4800]
+    moved = render_sound(late)[START + 12_000 : START + 16_800]
+    assert np.corrcoef(ring, moved)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("material", MATERIALS)
+def test_harder_is_louder_and_brighter(material):
+    def level_and_centroid(strength):
+        sound = render_sound(one("impact", material, strength))[START : START + 2048]
+        power = np.abs(np.fft.rfft(sound)) ** 2
+        return power.sum(), (power * np.arange(power.size)).sum() / power.sum()
+
+    soft, hard = level_and_centroid(0.15), level_and_centroid(1.0)
+    assert hard[0] > 4 * soft[0]
+    if material != "gravel":  # a harder step on gravel moves more stones of the same kind
+        assert hard[1] > soft[1]
+
+
+def test_objects_differ_and_stay_themselves():
+    def ring(number, material="metal"):
+        log = one(material=material)
+        log.events = [Event(0.5, "impact", material, 0.8, object=number)]
+        return render_sound(log)[START : START + 9600]
+
+    assert np.corrcoef(ring(1), ring(1))[0, 1] > 0.999
+    assert abs(np.corrcoef(ring(1), ring(2))[0, 1]) < 0.5
+
+
+def test_metal_rings_longest_and_rubber_is_lowest():
+    def tail(material):
+        power = render_sound(one("impact", material)) ** 2
+        return power[START + 9600 : START + 14_400].mean() / power[START : START + 4800].mean()
+
+    def pitch(material):
+        return np.abs(np.fft.rfft(render_sound(one("impact", material))[START:])).argmax()
+
+    assert max(MATERIALS, key=tail) == "metal"
+    assert min((m for m in MATERIALS if m != "gravel"), key=pitch) == "rubber"
+
+
+def test_surface_is_weak():
+    assert SURFACE_GAIN <= 10 ** (-12 / 20)
+    alone = render_sound(one("impact", "metal"))
+    both = render_sound(one("impact", "metal", surface="wood"))
+    change = np.abs(both - alone).max() / np.abs(alone).max()
+    assert 0.02 < change < 0.3
+
+
+@pytest.mark.parametrize("kind", ["scrape", "roll"])
+def test_lasting_sound_follows_its_speed(kind):
+    lasting = Interval(kind, 0.5, 1.5, "wood", speed=(0.1, 1.0))
+    sound = render_sound(EventLog("test", 1, 2.0, continuous=[lasting]))
+    level = [float(np.sqrt(np.mean(part**2))) for part in np.split(sound, 8)]
+    assert level[5] > 2 * level[2] > 4 * level[0]  # fast, slow, nothing yet
+    assert np.abs(sound[:START]).max() < 0.05 * np.abs(sound).max()
+
+
+def test_noise_floor_is_quiet_but_there():
+    for seed in range(5):
+        rms = np.sqrt(np.mean(render_sound(EventLog("test", seed, 1.0)) ** 2))
+        assert -75.5 < 20 * np.log10(rms) < -61.5
+
+
+def test_events_outside_the_clip_are_silent():
+    log = one()
+    quiet = render_sound(EventLog("test", 3, 1.5))
+    log.events = [Event(-0.2, object=0), Event(1.5, object=0)]
+    assert np.abs(render_sound(log)).max() < 2 * np.abs(quiet).max()
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        one(kind="sneeze"),
+        one(kind="roll"),
+        one(material="cheese"),
+        EventLog("test", 0, 0.0),
+        EventLog("test", 0, 1.0, continuous=[Interval("impact", 0, 1)]),
+    ],
+)
+def test_what_cannot_sound_is_refused(log):
+    with pytest.raises(ValueError, match="wanted"):
+        render_sound(log)
+
+
+def test_cost():
+    render_sound(busy(0))
+    started = time.process_time()
+    for seed in range(5):
+        render_sound(busy(seed))
+    assert (time.process_time() - started) / 5 < 0.2  # far above what it takes: 55 bodies, 20 ms
