@@ -23,7 +23,7 @@ CHECKS = {
     "ruff check": ["-m", "ruff", "check", "."],
     "ruff format": ["-m", "ruff", "format", "--check", "."],
     "floors": ["-c", "from importlinter.cli import lint_imports_command as lint; lint()"],
-    "pyright": ["-m", "pyright"],
+    "pyright": ["-m", "pyright", "--pythonpath", str(PYTHON)],
     "pytest": ["-m", "pytest"],
 }
 
@@ -51,7 +51,7 @@ def prepare() -> None:
 
 
 def uv_environment(pip: list[str]) -> dict[str, str]:
-    """The environment in which uv finds the wheels that pip would find, a CPU build of torch say."""
+    """The environment in which uv finds the wheels pip would find, such as torch for the CPU."""
     ask = [*pip, "config", "get", "global.find-links"]
     links = os.environ.get("PIP_FIND_LINKS", "").split()
     links = links or subprocess.run(ask, capture_output=True, text=True).stdout.split()

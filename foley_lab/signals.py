@@ -81,10 +81,12 @@ class View:
 
     Attributes:
         name: Key under which the frames are found in `Video.views`.
-        frame_rate: Slots per second; slot k shows the first frame with time >= k / frame_rate.
+        frame_rate: Slots per second; slot k shows the first frame with time >= k / frame_rate. 0 keeps the frames of
+            the file as they are.
         height, width: Size in pixels after the fit.
         fit: "squeeze" ignores the aspect, "crop" keeps it: shorter side to the size, centre cut out.
         resample: "bilinear" or "bicubic", antialiased, on uint8.
+        every: With frame_rate 0, keep every n-th frame.
     """
 
     name: str
@@ -93,6 +95,7 @@ class View:
     width: int
     fit: Literal["squeeze", "crop"] = "squeeze"
     resample: Literal["bilinear", "bicubic"] = "bilinear"
+    every: int = 1
 
 
 @dataclass

@@ -442,6 +442,15 @@ def test_time_conv_is_conv1d(kernel):
     assert_same_gradients(ours, plain, inputs)
 
 
+@pytest.mark.parametrize("assign", [True, False])
+def test_loaded_time_convs_need_no_copy_of_their_weights(assign):
+    state = {"weight": torch.arange(72.0).reshape(6, 4, 3)}
+    conv = TimeConv(4, 6, 3)
+    conv.load_state_dict(state, assign=assign)
+    assert torch.equal(conv.weight, state["weight"])
+    assert conv.weight.transpose(1, 2).is_contiguous()
+
+
 # --- laws of the generator ---------------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ def test_values_too_large_for_half_are_refused_and_nothing_is_written(tmp_path):
 
 
 def test_absent_shards_name_the_command(tmp_path, tensors):
-    with pytest.raises(MissingWeights, match="has 0 of 1 files.*foley-lab train codec"):
+    with pytest.raises(MissingWeights, match=r"has 0 of 1 files.*foley-lab train codec"):
         load_shards(tmp_path / "codec")
     paths = save_shards(tmp_path / "codec", tensors, {}, 264_000)
     paths[1].unlink()

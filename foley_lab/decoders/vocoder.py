@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -334,10 +334,6 @@ class Codec(nn.Module):
     def receptive_field(self) -> int:
         """Latent frames of context that a piece needs on each side."""
         return self.vocoder.receptive_field
-
-    def config_dict(self) -> dict[str, Any]:
-        """The configuration as plain values, for the checkpoint."""
-        return asdict(self.config)
 
 
 def load_codec(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Codec:

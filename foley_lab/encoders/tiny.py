@@ -3,8 +3,8 @@
 Frames become patches by one matrix product. Half of the stem's channels are *appearance*; the other half are
 *motion*: they are replaced by their differences to the previous and the next frame. A difference after a linear stem is
 a stem on differences, at a third of the cost, and without it a short training finds no events at all. A small
-convolutional trunk follows, flattened and not pooled (place matters), then ConvNeXt blocks over time. The network
-counts in frames: which clock they follow is decided outside (`encoders.clock`).
+convolutional trunk follows, flattened and not pooled (where something moves matters), beside a few attention-pooled
+glances and a map of which material sounds where (what it looks like does not depend on the place), then ConvNeXt blocks over time. The network counts in frames: which clock they follow is decided outside (`encoders.clock`).
 
 The main target is a heat map with `BINS` bins per frame: bin j stands for the instant j / BINS frames, so that an event
 between two frames has a place of its own.
@@ -34,6 +34,7 @@ class TinyConfig:
     stem: int = 128
     trunk: int = 128
     deep: int = 192
+    glances: int = 4
     width: int = 256
     blocks: int = 6
     kernel: int = 7
@@ -87,6 +88,10 @@ class TinyEyes(nn.Module):
         self.same2 = _conv(c.deep, c.deep, 1)
         side = c.size // (4 * c.patch)
         self.flat = nn.Linear(c.deep * side * side, c.width)
+        self.glance_scores = nn.Linear(c.trunk, c.glances)
+        self.glance = nn.Linear(c.trunk * c.glances, c.width)
+        self.place_heads = nn.Linear(c.trunk, len(MATERIALS) + 1)
+        self.presence = nn.Linear(2 * len(MATERIALS), c.width)
         self.norm = nn.LayerNorm(c.width)
         self.to_content = nn.Linear(c.width, c.content)
         self.content_norm = nn.LayerNorm(c.content)
@@ -106,7 +111,7 @@ class TinyEyes(nn.Module):
         Returns:
             heat [B, F, BINS], strength [B, F], kind [B, F, K], material [B, F, M] and motion [B, F, 2] (scraping and
             rolling speed) as logits; sync [B, F, Ds] and content [B, F, Dc] tokens; whole [B, F, M + families] logits
-            of the content stream.
+            of the content stream; where [B, F, P, M + 1] logits of what sounds at each place.
 
         Raises:
             ValueError: If the frames have another size.
@@ -129,9 +134,17 @@ class TinyEyes(nn.Module):
         x = F.relu(x, inplace=True).permute(0, 3, 1, 2)  # channels-last memory already
         x = F.relu(self.shrink1(x), inplace=True)
         x = x + F.relu(self.same1(x), inplace=True)
+        places = x.permute(0, 2, 3, 1).flatten(1, 2)  # [BF, P, trunk]
+        weights = self.glance_scores(places).softmax(1)  # [BF, P, glances]
+        glances = torch.einsum("npg,npc->ngc", weights, places).flatten(1)
+        where = self.place_heads(places).float()  # [BF, P, M + 1], the last class is "nothing that sounds"
+        share = where.softmax(-1)[..., :-1]
+        present = torch.cat([share.amax(1), share.sum(1).clamp_min(1e-4).log()], -1)
         x = F.relu(self.shrink2(x), inplace=True)
         x = x + F.relu(self.same2(x), inplace=True)
-        x = self.norm(self.flat(x.permute(0, 2, 3, 1).flatten(1))).unflatten(0, (b, f))
+        x = self.flat(x.permute(0, 2, 3, 1).flatten(1)) 
+        x = x + self.glance(glances) + self.presence(present.to(x.dtype))
+        x = self.norm(x).unflatten(0, (b, f))
         content = self.content_norm(self.to_content(x))
         for block in self.blocks:
             x = block(x)
@@ -148,6 +161,7 @@ class TinyEyes(nn.Module):
             "material": material,
             "motion": motion,
             "content": content.float(),
+            "where": where.unflatten(0, (b, f)),
             "whole": self.content_heads(content).float(),
             "sync": torch.cat([hidden.float(), *believed], -1),
         }

@@ -64,7 +64,7 @@ def envelope_correlation(sound: ArrayLike, reference: ArrayLike) -> float | None
     Raises:
         ValueError: As in `mr_stft`.
     """
-    a, b = (envelope(each) for each in _equal_lengths(sound, reference))
+    a, b = (envelope(each).astype(float) for each in _equal_lengths(sound, reference))
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / scale if scale > FLOOR**2 else None

@@ -117,9 +117,7 @@ class FlowGenerator:
         channels = self.transformer.config.audio_vae_latent_dim
         noise = make_noise(seeds, takes, (channels, length)).to(features.visual.device)
 
-        branches = (
-            2 if guidance_scale > 1.0 else 1
-        )  # [without, with] the conditions, or with them alone
+        branches = 2 if guidance_scale > 1.0 else 1  # without and with conditions, or only with
         windows = split(length, self.window, self.overlap, self._grid())
         batches = [
             (group, self._prepare(features, [w for w, _ in group], length, takes, branches))

@@ -157,7 +157,7 @@ def _check_request(views: Sequence[View], start_s: float, end_s: float | None) -
     if len(set(names)) < len(names):
         raise ValueError(f"views named {names}, wanted a name for each, rename one")
     for view in views:
-        if view.frame_rate < 0 or view.height < 1 or view.width < 1:
+        if view.frame_rate < 0 or min(view.height, view.width, view.every) < 1:
             raise ValueError(
                 f"view {view.name!r} wants {view.width}x{view.height} at {view.frame_rate} Hz, "
                 "wanted a positive size and rate (0 is every frame)"
@@ -351,7 +351,7 @@ class _Collector:
         self.view, self.path, self.aspect = view, path, aspect
         self.images = torch.empty((16, view.height, view.width, 3), dtype=torch.uint8)
         self.times: list[float] = []
-        self.grid = -1
+        self.grid, self.offered = -1, 0
         self.sizes, self._size = 0, (0, 0)
 
     def take(self, pixels: _Pixels, t: Fraction) -> None:
@@ -362,7 +362,9 @@ class _Collector:
         if self.view.frame_rate == 0:
             # Nearest point of a 240 Hz grid: clocks in milliseconds keep every frame of 240 Hz.
             grid = math.floor(t * MAX_FRAME_RATE + Fraction(1, 2))
-            count = int(grid > self.grid)
+            fresh = int(grid > self.grid)
+            count = fresh if self.offered % self.view.every == 0 else 0
+            self.offered += fresh
             self.grid = max(grid, self.grid)
         else:
             count = math.floor(t * Fraction(self.view.frame_rate)) + 1 - len(self.times)

@@ -29,9 +29,16 @@ class TimeConv(nn.Module):
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(dim_out, kernel, dim_in).transpose(1, 2))
         self.bias = nn.Parameter(torch.empty(dim_out)) if bias else None
+        self.register_load_state_dict_post_hook(TimeConv._lay_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.gather(x))
+
+    def _lay_out(self, _keys: Any) -> None:
+        """Restore the order in memory where loading put the file's own tensor in place."""
+        matrix = self.weight.detach().transpose(1, 2)
+        if not matrix.is_contiguous():
+            self.weight = nn.Parameter(matrix.contiguous().transpose(1, 2))
 
     def gather(self, x: Tensor) -> Tensor:
         """Each token with its neighbours: [B, N, in] → [B, N, k · in]."""

@@ -21,13 +21,14 @@ from torch.nn import functional as F
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.evaluation.sync import match_events
 from foley_lab.signals import KINDS, MATERIALS, EventLog
-from foley_lab.synthetic.scenes import FAMILIES
-from foley_lab.training.clips import FRAMES, load_shards
+from foley_lab.synthetic.scenes import FAMILIES, Body, Scene
+from foley_lab.training.clips import FRAMES, SIZE, load_shards, scene_of
 from foley_lab.training.loop import Run, parse_run, train
 
 BATCH, WINDOW = 16, 32
 SIGMA = 0.3  # width of a target in frames: 12 ms at 25 fps
 IGNORE = -100
+SIDE = 8  # places of the material map per row
 
 
 class Targets:
@@ -66,15 +67,84 @@ class Targets:
                 self.whole[i] = MATERIALS.index(max(sorted(set(sounding)), key=sounding.count))
 
 
+class Places:
+    """Where the sounding bodies are in each frame of the clean clips, drawn anew from the clips' seeds.
+
+    Attributes:
+        boxes: Centre and half size in pixels [clips, K, F, 4]; half size 0 is no body.
+        material: Index into `MATERIALS` [clips, K].
+        known: Clips that have boxes [clips]; rough ones move their camera and have none.
+    """
+
+    MOST = 3
+
+    def __init__(self, logs: Sequence[EventLog], size: int = SIZE) -> None:
+        n = len(logs)
+        self.boxes = np.zeros((n, self.MOST, FRAMES, 4), np.float32)
+        self.material = np.full((n, self.MOST), len(MATERIALS), np.int64)
+        self.known = np.zeros(n, bool)
+        for i, log in enumerate(logs):
+            if log.split == "clean":
+                self.known[i] = True
+                self._place(i, scene_of(log.seed), size)
+
+    def _place(self, i: int, scene: Scene, size: int) -> None:
+        log = scene.log
+        scale = np.array([size / scene.aspect, size], np.float32)
+        materials = [*[e.material for e in log.events], *[c.material for c in log.continuous]]
+        wanted = sorted(set(materials), key=materials.count, reverse=True)[: self.MOST]
+        for k, material in enumerate(wanted):
+            self.material[i, k] = MATERIALS.index(material)
+            if log.family in ("footsteps", "drops"):  # the ground sounds
+                top = scene.floor_y or 1.0
+                self.boxes[i, k] = (size / 2, size * (1 + top) / 2, size / 2, size * (1 - top) / 2)
+                continue
+            bodies = [b for b in scene.bodies if b.material == material and not b.front]
+            points = [(e.x, e.y) for e in log.events if e.material == material]
+            if not bodies:
+                continue
+            body = min(bodies, key=lambda b: self._distance(b, log, material, scene.aspect, points))
+            for f in range(FRAMES):
+                at = body.at(f / log.fps)
+                self.boxes[i, k, f, :2] = at[:2] * scale
+            self.boxes[i, k, :, 2:] = np.array([body.width, body.height], np.float32) * scale / 2
+
+    @staticmethod
+    def _distance(body: Body, log: EventLog, material: str, aspect: float, points: list) -> float:
+        times = [e.time_s for e in log.events if e.material == material]
+        at = [body.at(t)[:2] for t in times]
+        return sum(
+            float(np.hypot(a[0] - (x or 0) * aspect, a[1] - (y or 0))) for a, (x, y) in zip(at, points, strict=True)
+        )
+
+    def labels(self, i: int, cut: slice, mirrored: bool, shift: tuple[int, int], side: int) -> np.ndarray:
+        """Material index at each place, row by row [frames, side * side]; IGNORE where nothing is known."""
+        frames = cut.stop - cut.start
+        if not self.known[i]:
+            return np.full((frames, side * side), IGNORE, np.int64)
+        centre = (np.arange(side, dtype=np.float32) + 0.5) * SIZE / side
+        x, y = np.meshgrid(centre, centre)
+        out = np.full((frames, side, side), len(MATERIALS), np.int64)
+        for k in reversed(range(self.MOST)):
+            cx, cy, hw, hh = np.moveaxis(self.boxes[i, k, cut], -1, 0)[..., None, None]
+            cx = (SIZE - cx if mirrored else cx) + shift[1]
+            inside = (np.abs(x - cx) < np.maximum(hw * 0.9, (hw > 0) * 5)) & (
+                np.abs(y - cy - shift[0]) < np.maximum(hh * 0.9, (hh > 0) * 5)
+            )
+            out[inside] = self.material[i, k]
+        return out.reshape(frames, -1)
+
+
 class Batches:
     """Random augmented windows of the rendered clips."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: bool = True) -> None:
         self.arrays, self.logs = load_shards(folder)
         if not self.logs:
             raise ValueError(f"no clips in {folder}, wanted shards: run `python -m foley_lab.training.clips {folder}`")
         self.place = [(a, k) for a in range(len(self.arrays)) for k in range(len(self.arrays[a]))]
         self.targets = Targets(self.logs)
+        self.places = Places(self.logs if places else [])
         self.clean = np.array([i for i, log in enumerate(self.logs) if log.split == "clean"])
 
     def draw(self, rng: np.random.Generator, rough: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,7 +157,7 @@ class Batches:
             shard, k = self.place[i]
             s = int(rng.integers(FRAMES - WINDOW + 1))
             clip = np.asarray(self.arrays[shard][k, s : s + WINDOW])
-            clip, colour_kept = augment(clip, rng)
+            clip, colour_kept, mirrored, shift = augment(clip, rng)
             frames.append(clip)
             cut = slice(s, s + WINDOW)
             lost = np.int64(IGNORE)
@@ -100,15 +170,25 @@ class Batches:
                     "motion": t.motion[i, cut],
                     "whole": t.whole[i] if colour_kept else lost,
                     "family": t.family[i],
+                    "where": self.places.labels(i, cut, mirrored, shift, SIDE)
+                    if colour_kept
+                    else np.full((WINDOW, SIDE * SIDE), lost),
                 }
             )
         target = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
         return torch.from_numpy(np.stack(frames)), target
 
 
-def augment(clip: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """Mirror, shift, re-light, sometimes break the colours; tells whether colours still mean materials."""
-    if rng.random() < 0.5:
+def augment(
+    clip: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, bool, bool, tuple[int, int]]:
+    """Mirror, shift, re-light, sometimes break the colours.
+
+    Returns:
+        The clip, whether colours still mean materials, whether it is mirrored, its shift (down, right) in pixels.
+    """
+    mirrored = bool(rng.random() < 0.5)
+    if mirrored:
         clip = clip[:, :, ::-1]
     dy, dx = rng.integers(-8, 9, 2)
     if dy or dx:  # what moves in is grey
@@ -131,7 +211,7 @@ def augment(clip: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, boo
         gain, lift = rng.uniform(0.7, 1.3), rng.uniform(-20, 20)
         table = np.clip(np.arange(256) * gain + lift, 0, 255).astype(np.uint8)
         clip = table[clip]
-    return np.ascontiguousarray(clip), kept
+    return np.ascontiguousarray(clip), kept, mirrored, (int(dy), int(dx))
 
 
 def losses(out: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,10 +226,18 @@ def losses(out: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tenso
     frames = out["whole"].shape[1]
     whole = _ce(out["whole"][..., :n], target["whole"][:, None].expand(-1, frames))
     family = _ce(out["whole"][..., n:], target["family"][:, None].expand(-1, frames))
-    total = 6 * heat + strength + 0.2 * kind + 0.4 * material + 2 * motion + 0.3 * whole + 0.1 * family
+    weight = torch.ones(n + 1)
+    weight[n] = 0.1  # most places are silent
+    at_place = target["where"]
+    where = heat * 0
+    if (at_place != IGNORE).any():
+        where = F.cross_entropy(
+            out["where"].flatten(0, 2), at_place.flatten(), weight=weight, ignore_index=IGNORE
+        )
+    total = where + 6 * heat + strength + 0.2 * kind + 1.0 * material + 2 * motion + 0.6 * whole + 0.1 * family
     return {
         "loss": total, "heat": heat, "material": material, "whole": whole, "kind": kind, "motion": motion,
-        "family": family,
+        "family": family, "where": where,
     }  # fmt: skip
 
 
@@ -204,9 +292,13 @@ def evaluate(model: TinyEyes, held: Batches, limit: int = 150) -> dict[str, floa
 def main(argv: Sequence[str] | None = None) -> None:
     run = parse_run(Run("encoder", minutes=60, ema_decay=0.998, warmup_steps=200, evaluate_every_s=420), __doc__ or "", argv)
     torch.set_num_threads(1)
-    data, held = Batches(Path(run.root) / "clips"), Batches(Path(run.root) / "heldout")
+    data, held = Batches(Path(run.root) / "clips"), Batches(Path(run.root) / "heldout", places=False)
     torch.manual_seed(run.seed)
     model = TinyEyes(TinyConfig(families=len(FAMILIES)))
+    start = run.folder / "init.pt"  # weights of an earlier run to begin with, where they fit
+    if start.exists():
+        known = torch.load(start, map_location="cpu", weights_only=True)["ema"]
+        print("new:", sorted(model.load_state_dict(known, strict=False).missing_keys), flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.02)
 
     def step(number: int) -> dict[str, Tensor]:
