@@ -55,17 +55,24 @@ class SmallEncoder:
         text: The text encoder.
         rates: Clocks of the tokens.
         threshold: Probability above which a peak of the heat map is an event; chosen on held-out clips.
+        dtype: Precision of the eyes; bfloat16 pays on processors with matrix units (AMX) and on GPUs.
     """
 
     view_name = "eyes"
 
     def __init__(
-        self, eyes: TinyEyes, text: MiniLMText, rates: Rates = SMALL_RATES, threshold: float = 0.3
+        self,
+        eyes: TinyEyes,
+        text: MiniLMText,
+        rates: Rates = SMALL_RATES,
+        threshold: float = 0.3,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.eyes, self.text, self.rates, self.threshold = eyes.eval(), text, rates, threshold
+        self.eyes, self.text, self.rates = eyes.eval(), text, rates
+        self.threshold, self.dtype = threshold, dtype
 
     @classmethod
-    def from_shipped(cls) -> SmallEncoder:
+    def from_shipped(cls, dtype: torch.dtype = torch.float32) -> SmallEncoder:
         """The encoder that comes with the package.
 
         Raises:
@@ -75,7 +82,7 @@ class SmallEncoder:
         threshold = config.pop("threshold")
         eyes = TinyEyes(TinyConfig(**config))
         eyes.load_state_dict(tensors)
-        return cls(eyes, MiniLMText.load(), threshold=threshold)
+        return cls(eyes, MiniLMText.load(), threshold=threshold, dtype=dtype)
 
     @property
     def device(self) -> torch.device:
@@ -139,10 +146,10 @@ class SmallEncoder:
         """Run the eyes over frames, in overlapping chunks when there are many."""
         parts: dict[str, list[Tensor]] = {}
         n = len(images)
-        half = self.device.type == "cuda"
+        precise = self.dtype == torch.float32
         for start in range(0, n, CHUNK):
             low, high = max(0, start - OVERLAP), min(n, start + CHUNK + OVERLAP)
-            with torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
+            with nullcontext() if precise else torch.autocast(self.device.type, self.dtype):
                 out = self.eyes(images[low:high][None].to(self.device))
             for name, value in out.items():
                 parts.setdefault(name, []).append(value[0, start - low : start - low + CHUNK].float().cpu())

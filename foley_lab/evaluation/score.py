@@ -94,8 +94,8 @@ def score_files(generated: Path, events: Path) -> dict[str, Any]:
                 _read(reference) if reference.is_file() else None,
             )
         )
-    per_clip = [{"clip": n} | _summary([s]) for n, s in zip(names, scores, strict=True)]
-    return {"clips": len(scores)} | _summary(scores) | {"per_clip": per_clip}
+    per_clip = [{"clip": n} | summary([s]) for n, s in zip(names, scores, strict=True)]
+    return {"clips": len(scores)} | summary(scores) | {"per_clip": per_clip}
 
 
 def score_clip(sound: Sound, log: EventLog, reference: Sound | None = None) -> ClipScore:
@@ -122,15 +122,15 @@ def score_clip(sound: Sound, log: EventLog, reference: Sound | None = None) -> C
     return ClipScore(counts, len(pairs), right, likeness)
 
 
-def _summary(scores: Sequence[ClipScore]) -> dict[str, Any]:
+def summary(scores: Sequence[ClipScore]) -> dict[str, Any]:
     """Scores of pooled clips under the keys of `score --json`."""
     judged = sum(s.judged for s in scores)
-    summary = sum((s.counts for s in scores), EventCounts()).scores()
-    summary["material_accuracy"] = sum(s.named for s in scores) / judged if judged else None
+    pooled = sum((s.counts for s in scores), EventCounts()).scores()
+    pooled["material_accuracy"] = sum(s.named for s in scores) / judged if judged else None
     for name in _LIKENESS:
         values = [s.likeness[name] for s in scores if s.likeness[name] is not None]
-        summary[name] = float(np.mean(values)) if values else None
-    return summary
+        pooled[name] = float(np.mean(values)) if values else None
+    return pooled
 
 
 # ---------------------------------------------------------------------------------------- files

@@ -223,7 +223,19 @@ class Painter:
                 self._lay(world, body, body.track[0], camera, (mx, my))
         if self.style.blur:
             world = cv2.GaussianBlur(world, (0, 0), self.style.blur * self.height / 96)
+        if scene.floor_speed and scene.floor_y is not None:
+            self.floor_top = min(int(my + scene.floor_y * self.sy), h)
+            self.floor = world[self.floor_top :].copy()
         return world, (float(mx), float(my))
+
+    def _run_floor(self, time_s: float) -> None:
+        """Move the floor of the still world to where it is at an instant; it repeats itself endlessly."""
+        if not (self.scene.floor_speed and len(self.floor)):
+            return
+        width = self.floor.shape[1]
+        move, part = divmod(self.scene.floor_speed * self.sx * time_s % width, 1.0)
+        now, next_ = (np.roll(self.floor, int(move) + k, 1) for k in (0, 1))
+        self.world[self.floor_top :] = cv2.addWeighted(now, 1 - part, next_, part, 0)
 
     def _camera_path(self, rng: np.random.Generator) -> np.ndarray:
         """[ticks at 100 Hz, 4]: zoom, tilt, shift x, shift y (in picture heights)."""
@@ -304,6 +316,7 @@ class Painter:
         camera = tuple(float(v) for v in self.path[k])
         still = camera == (1.0, 0.0, 0.0, 0.0)
         ox, oy = int(self.origin[0]), int(self.origin[1])
+        self._run_floor(time_s)
         if still:
             canvas = self.world[oy : oy + self.height, ox : ox + self.width].copy()
         else:
@@ -328,7 +341,7 @@ class Painter:
             canvas = self.draw(time_s)
             for j in (1, 2):
                 canvas += self.draw(time_s + j / 3 * s.shutter * interval_s)
-            canvas /= 3
+            canvas *= np.float32(1 / 3)
         else:
             canvas = self.draw(time_s)
         if s.blur:
@@ -336,11 +349,13 @@ class Painter:
         gain = s.light * (1 + s.flicker * math.sin(self.flicker_hz * 6.28 * time_s))
         if s.grey:
             canvas = np.repeat(canvas.mean(2, keepdims=True), 3, 2)
-        canvas *= np.array(s.tint, np.float32) * gain
+        canvas = cv2.multiply(canvas, tuple(t * gain for t in s.tint) + (0.0,), dst=canvas)
         if s.noise > 0.5:
             y, x = int(self.rng.integers(32)), int(self.rng.integers(32))
-            canvas += self.noise_field[y : y + self.height, x : x + self.width]
-        out = np.clip(canvas, 0, 255).astype(np.uint8)
+            grain = self.noise_field[y : y + self.height, x : x + self.width]
+            out = cv2.add(canvas, grain, dtype=cv2.CV_8U)  # rounds and clips
+        else:
+            out = cv2.add(canvas, 0.0, dtype=cv2.CV_8U)
         if s.jpeg:
             packed = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, s.jpeg])[1]
             out = cv2.imdecode(packed, cv2.IMREAD_UNCHANGED)

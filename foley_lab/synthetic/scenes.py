@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,14 +67,17 @@ class Body:
 
 @dataclass
 class Scene:
-    """Bodies, the floor they stand on (None: seen from above or mid-air) and the log of what sounds."""
+    """Bodies, the floor they stand on (None: seen from above or mid-air) and the log of what sounds.
+
+    `floor_speed` is how fast the floor runs by under a camera that follows, in heights per second to the right.
+    """
 
     log: EventLog
     aspect: float
     bodies: list[Body]
     floor_y: float | None = None
     floor_material: str = "wood"
-    extra: dict[str, float] = field(default_factory=dict)
+    floor_speed: float = 0.0
 
 
 class Draw:
@@ -159,6 +162,8 @@ def bounce(d: Draw) -> Scene:
         y, v = d.u(-0.1, floor_y - 2.5 * r), d.u(-0.8, 0.6)
         x0, vx = d.u(0.1, d.aspect - 0.1), d.u(-0.35, 0.35)
         ground, t0 = floor_y - r, d.u(0.0, 0.5)
+        # a ball that would leave the picture before the clip ends is slowed: what sounds can be seen
+        vx = float(np.clip(vx, (0.6 * r - x0) / d.seconds, (d.aspect - 0.6 * r - x0) / d.seconds))
         ys = np.full(d.ticks, y)
         held = d.t < t0
         t, start = t0, t0
@@ -191,7 +196,7 @@ def tumble(d: Draw) -> Scene:
     """Balls and boxes among floor and walls, simulated by pymunk at 1 ms."""
     import pymunk
 
-    floor_y, surface = d.u(0.75, 1.0), d.pick(FLOORS)
+    floor_y, surface, thick = d.u(0.75, 1.0), d.pick(FLOORS), 0.012
     space = pymunk.Space()
     space.iterations = 6
     space.gravity = (0.0, d.log_u(1.0, 9.0))
@@ -200,15 +205,17 @@ def tumble(d: Draw) -> Scene:
     if d.chance(0.6):
         for x in (d.u(0.0, 0.12), d.aspect - d.u(0.0, 0.12)):
             walls.append(((x, -2), (x, floor_y)))
-            bodies.append(Body("box", surface, 0.03, 2.0, _still(x, floor_y - 1.0), d.seed()))
+            bodies.append(Body("box", surface, 2 * thick, 2.0, _still(x, floor_y - 1.0), d.seed()))
+    else:  # nothing leaves the picture
+        walls += [((x, -2), (x, floor_y)) for x in (-thick, d.aspect + thick)]
     if d.chance(0.35):  # a ramp
         x, length, tilt = d.u(0.3, d.aspect - 0.3), d.u(0.3, 0.6), d.u(-0.5, 0.5)
         y = d.u(0.45, floor_y - 0.15)
         dx, dy = math.cos(tilt) * length / 2, math.sin(tilt) * length / 2
         walls.append(((x - dx, y - dy), (x + dx, y + dy)))
-        bodies.append(Body("bar", surface, length, 0.03, _still(x, y, tilt), d.seed()))
+        bodies.append(Body("bar", surface, length, 2 * thick, _still(x, y, tilt), d.seed()))
     for a, b in walls:
-        segment = pymunk.Segment(space.static_body, a, b, 0.012)
+        segment = pymunk.Segment(space.static_body, a, b, thick)
         segment.elasticity, segment.friction = 1.0, 0.6
         space.add(segment)
     moving: list[tuple[pymunk.Body, Body]] = []
@@ -254,7 +261,7 @@ def tumble(d: Draw) -> Scene:
             look.track[k] = (body.position.x, body.position.y, body.angle)
         now = (k + 1) / TICK_HZ
         space.step(1 / TICK_HZ)
-    return _scene(d, "tumble", bodies + [look for _, look in moving], floor_y, surface)
+    return _scene(d, "tumble", bodies + [look for _, look in moving], floor_y - thick, surface)
 
 
 def pendulum(d: Draw) -> Scene:
@@ -279,7 +286,7 @@ def pendulum(d: Draw) -> Scene:
             t = (k * math.pi - phase) / omega
             if 0 <= t < d.seconds:
                 v = float(np.interp(t, d.t, swing)) * omega * length
-                d.hit(t, v / 3.0, wall_x, wall_y, material=material, surface=other, object=0)
+                d.hit(t, v / 3.0, wall_x + side * 0.03, wall_y, material=material, surface=other, object=0)
     rod = _track(d, (x + px) / 2, (y + py) / 2, -angle)
     bodies.append(Body("bar", d.pick(("rubber", "wood", "metal")), 0.014, length, rod, d.seed()))
     bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, -angle), d.seed()))
@@ -294,12 +301,10 @@ def strike(d: Draw) -> Scene:
     axis = d.u(-math.pi, 0.0) if d.chance(0.75) else d.u(-math.pi, math.pi)
     ux, uy = math.cos(axis), math.sin(axis)
     head = d.u(0.05, 0.11)
-    # distance from the centre of the thing to its edge along the axis, plus the head's radius
-    reach = min(w / 2 / max(abs(ux), 1e-6), h / 2 / max(abs(uy), 1e-6)) + head
     gap = np.full(d.ticks, d.u(0.1, 0.3))
     lift_max = d.u(0.15, 0.5)
     times = d.times(0.22, 1.3, 0.5)
-    begin = 0.0
+    begin, blows = 0.0, []
     for k, t in enumerate(times):
         end = times[k + 1] if k + 1 < len(times) else d.seconds + 0.5
         fall = min(d.u(0.06, 0.22), 0.6 * (t - begin))
@@ -317,25 +322,48 @@ def strike(d: Draw) -> Scene:
         begin = t + dwell
         gap[d.t >= t] = floor
         if not feint:
-            d.hit(t, 2 * lift / fall / 9.0, cx + ux * reach, cy + uy * reach, material=material,
-                  surface=None, object=0)  # fmt: skip
+            blows.append((t, 2 * lift / fall / 9.0))
     far = d.t >= begin
     gap[far] = gap[far] + lift_max * 0.5 * (1 - np.cos(np.clip((d.t[far] - begin) * 4, 0, np.pi)))
-    hx, hy = cx + ux * (reach + gap), cy + uy * (reach + gap)
     arm = 1.6
     tool = d.pick(("skin", "wood", "metal", "rubber"))
     tilt = axis + d.u(-0.5, 0.5) if d.chance(0.5) else axis + (1.57 if d.chance(0.5) else -1.57)
+    look = "box" if d.chance(0.7) else "ball"
+    reach, px, py = _touch(look, w, h, axis, head)
+    for t, strength in blows:
+        d.hit(t, strength, cx + px, cy + py, material=material, surface=None, object=0)
+    hx, hy = cx + ux * (reach + gap), cy + uy * (reach + gap)
+    if math.cos(tilt) * (ux * reach - px) + math.sin(tilt) * (uy * reach - py) < 0:
+        tilt += math.pi  # the arm would lie across the thing
     ax, ay = hx + math.cos(tilt) * arm / 2, hy + math.sin(tilt) * arm / 2
     bodies = [
-        Body("box" if d.chance(0.7) else "ball", material, w, h, _still(cx, cy), d.seed()),
+        Body(look, material, w, h, _still(cx, cy), d.seed()),
         Body("bar", tool, arm, d.u(0.03, 0.11), _track(d, ax, ay, tilt), d.seed()),
         Body("ball", tool, 2 * head, 2 * head, _track(d, hx, hy, tilt), d.seed()),
     ]
     return _scene(d, "strike", bodies, cy + h / 2 if d.chance(0.5) else None, d.pick(FLOORS))
 
 
+def _touch(look: str, w: float, h: float, axis: float, head: float) -> tuple[float, float, float]:
+    """How far from a thing's centre a round head stops that comes along `axis`, and where on the thing it touches."""
+    turn = np.linspace(0, 2 * math.pi, 4001)
+    c, s = np.cos(turn), np.sin(turn)
+    if look == "box":
+        stretch = np.maximum(np.abs(c), np.abs(s))
+        c, s = c / stretch, s / stretch
+    x, y = w / 2 * c, h / 2 * s
+    along, off = x * math.cos(axis) + y * math.sin(axis), y * math.cos(axis) - x * math.sin(axis)
+    # head's centre at distance d: (d - along)² + off² = head², for the outline's point that stops it first
+    stops = np.where(np.abs(off) <= head, along + np.sqrt(np.clip(head**2 - off**2, 0, None)), 0.0)
+    i = int(np.argmax(stops))
+    return float(stops[i]), float(x[i]), float(y[i])
+
+
 def footsteps(d: Draw) -> Scene:
-    """Legs that walk across or on the spot of a following camera; each landing sounds in the floor's material."""
+    """Legs that walk across, or ahead of a following camera; each landing sounds in the floor's material.
+
+    Whoever leaves the picture comes back in on the other side.
+    """
     surface, floor_y = d.pick(MATERIALS), d.u(0.7, 0.96)
     period, stride = d.u(0.7, 1.5), d.u(0.25, 0.6)
     lift, size = d.u(0.05, 0.16), d.u(0.16, 0.3)
@@ -345,28 +373,31 @@ def footsteps(d: Draw) -> Scene:
     sole, skin = d.pick(("rubber", "wood", "plastic")), d.pick(("skin", "plastic", "rubber"))
     bodies: list[Body] = []
     strength = d.u(0.3, 0.9)
-    hip_x = start + (0.0 if follow else direction * stride / period) * d.t
+    speed = direction * stride / period
+    hip_x = start + (0.0 if follow else speed) * d.t
+    out = size + 0.5 * stride
+    hip_x = (hip_x + out) % (d.aspect + 2 * out) - out
     for leg in range(2):
         cycle = d.t / period + phase0 + 0.5 * leg
         n, p = np.floor(cycle), cycle % 1.0
         swing = np.clip(p / duty, 0, 1)  # swings first, then stands
         fx = n + (1 - np.cos(np.pi * swing)) / 2
-        world = direction * stride * (fx - cycle) if follow else direction * stride * (fx - phase0 - 0.5 * leg)
-        x = start + world + (0.0 if follow else 0.0)
+        x = hip_x + direction * stride * (fx - cycle - (1 - duty) / 2)
         y = floor_y - size * 0.18 - lift * np.sin(np.pi * swing) ** 1.2 * (p < duty)
         for k in range(int(cycle[-1]) + 2):
             t = (k + duty - phase0 - 0.5 * leg) * period
             if 0 <= t < d.seconds:
-                d.hit(t, strength * d.u(0.75, 1.2), float(np.interp(t, d.t, x)), floor_y, kind="step",
+                d.hit(t, strength * d.u(0.75, 1.2), float(x[round(t * TICK_HZ)]), floor_y, kind="step",
                       material=surface, surface=sole, object=leg)  # fmt: skip
         tilt = direction * 0.35 * np.sin(np.pi * swing) * (p < duty)
-        top = floor_y - d.aspect * 0.5 - 0.2
+        top = min(floor_y - d.aspect * 0.5 - 0.2, -0.12)
         lx, ly = hip_x * 0.5 + x * 0.5 - direction * size * 0.12, (y + top) / 2
         lean = np.arctan2(x - hip_x, y - top)
         length = float(np.hypot(x - hip_x, y - top).max()) + 0.05
         bodies.append(Body("bar", skin, size * 0.42, length, _track(d, lx, ly, -lean), d.seed()))
         bodies.append(Body("box", sole, size, size * 0.36, _track(d, x, y, tilt), d.seed(), True))
-    return _scene(d, "footsteps", bodies, floor_y, surface)
+    scene = _scene(d, "footsteps", bodies, floor_y, surface)
+    return replace(scene, floor_speed=-speed if follow else 0.0)
 
 
 def typing(d: Draw) -> Scene:
@@ -412,13 +443,13 @@ def meet(d: Draw) -> Scene:
     span = d.u(0.12, 0.4)
     gap = np.full(d.ticks, span)
     edges = [0.0 - d.u(0.3, 0.8), *times, d.seconds + d.u(0.3, 0.8)]
+    edge = math.sqrt(1.03)
     for t0, t1 in zip(edges[:-1], edges[1:], strict=True):
         now = (d.t >= t0) & (d.t < t1)
         p = (d.t[now] - t0) / (t1 - t0)
         height = span * min(1.0, (t1 - t0))
         # out and back at even speed, with the turn rounded off: the contact is sharp, the turn is smooth
-        gap[now] = height * (1 - np.sqrt((2 * p - 1) ** 2 + 0.03)) / (1 - math.sqrt(0.03))
-    gap = np.clip(gap, 0, None)
+        gap[now] = height * (edge - np.sqrt((2 * p - 1) ** 2 + 0.03)) / (edge - math.sqrt(0.03))
     share = d.u(0.25, 0.75)
     if crossing:
         along = span * np.sin(d.u(1.5, 4.0) * d.t + d.u(0, 6)) * 1.5
@@ -432,7 +463,8 @@ def meet(d: Draw) -> Scene:
             d.hit(t1, 0.25 + speed / 2.0, cx, cy, material=a, surface=b, object=0)
     spin = d.u(-2, 2) * d.t
     bodies = [
-        Body("ball" if d.chance(0.7) else "box", b, 2 * rb, 2 * rb, _track(d, xb, yb, 0), d.seed()),
+        # turned along the axis, a box meets the ball with the middle of its side
+        Body("ball" if d.chance(0.7) else "box", b, 2 * rb, 2 * rb, _track(d, xb, yb, axis), d.seed()),
         Body("ball", a, 2 * ra, 2 * ra, _track(d, xa, ya, spin), d.seed()),
     ]
     return _scene(d, "meet", bodies, None, b)
