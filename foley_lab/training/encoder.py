@@ -24,6 +24,7 @@ from foley_lab.signals import KINDS, MATERIALS, EventLog
 from foley_lab.synthetic.scenes import FAMILIES, Body, Scene
 from foley_lab.training.clips import FRAMES, SIZE, load_shards, scene_of
 from foley_lab.training.loop import Run, parse_run, train
+from foley_lab.weights import SHIPPED, save_shards
 
 BATCH, WINDOW = 16, 32
 SIGMA = 0.3  # width of a target in frames: 12 ms at 25 fps
@@ -307,7 +308,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             out = model(frames)
         return losses(out, target)
 
-    train(run, model, optimizer, step, lambda: evaluate(model, held), model.config.as_dict())
+    state = train(run, model, optimizer, step, lambda: evaluate(model, held), model.config.as_dict())
+    if state.progress(run) >= 1:
+        print(export(run.folder))
+
+
+def export(run_dir: Path, stem: Path = SHIPPED / "small" / "eyes") -> Path:
+    """Ship the best weights of a run, with the threshold that served the held-out clips best."""
+    best = torch.load(run_dir / "best.pt", map_location="cpu", weights_only=True)
+    config = best["config"] | {"threshold": best["metrics"]["threshold"]}
+    return save_shards(stem, best["model"], config)[0]
 
 
 if __name__ == "__main__":

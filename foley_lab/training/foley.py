@@ -37,6 +37,7 @@ from foley_lab.synthetic.words import prompt_for
 from foley_lab.training.clips import FIRST_SEED
 from foley_lab.training.loop import Run, parse_run, train
 from foley_lab.training.losses import flow_matching_loss
+from foley_lab.weights import SHIPPED, save_shards
 
 SECONDS, FPS, SHARD, WORDINGS = 8.0, 25.0, 50, 4
 BATCH = 16
@@ -166,7 +167,15 @@ def train_foley(run: Run) -> None:
             losses.append(float(loss_of(held.draw(rng, model), torch.Generator().manual_seed(k))))
         return {"score": -float(np.mean(losses))}
 
-    train(run, model, optimizer, step_fn, evaluate_fn, asdict(config))
+    state = train(run, model, optimizer, step_fn, evaluate_fn, asdict(config))
+    if state.progress(run) >= 1:
+        print(*export(run.folder))
+
+
+def export(run_dir: Path, stem: Path = SHIPPED / "small" / "foley") -> list[Path]:
+    """Ship the best weights of a run."""
+    best = torch.load(run_dir / "best.pt", map_location="cpu", weights_only=True)
+    return save_shards(stem, best["model"], best["config"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,444 @@
+"""The stages in a row: a video and words in, a sound that fits out.
+
+    clip.mp4 ─read→ Video ─encode→ Features ─generate→ latents [takes, C, T] ─decode→ Audio ─write→ film
+
+`Lab` is handed its encoder, generator and decoder and knows neither weights nor names of models
+(those are made in `presets`). Everything a stranger may get wrong is checked before the first frame
+is read; every stage is timed under its own word.
+
+What several takes share is computed once: the video is read and encoded one time, the takes differ
+in their noise. The sound is decoded in pieces, so the memory of a long clip is that of its small
+frames.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from foley_lab.generators.diffusion import FlowGenerator
+from foley_lab.media import check_target, mux, probe, read_video, write_audio
+from foley_lab.media.writing import FILM_FILES
+from foley_lab.pipeline.pieces import PieceDecoder, decode_pieces
+from foley_lab.samplers import SAMPLERS
+from foley_lab.signals import Audio, Event, Features, Rates, Video, View
+from foley_lab.timing import Timings, collect, mark, span
+
+GENERATORS = ("flow",)
+DECODERS = ("vocoder",)
+"""What `generator=` and `decoder=` may be called."""
+
+MAX_STEPS, MAX_GUIDANCE, MAX_TAKES = 1000, 50.0, 16
+KEEP_AUDIO_DB = 0.0
+"""Level at which a film's own sound is kept under the new one: as it was."""
+
+PIECE = 250
+STREAM_PIECE = 50
+"""Latent frames decoded at once, offline (10 s at 25 Hz) and while streaming (2 s)."""
+
+Callback = Callable[[str, int, int], None]
+"""Told of progress as (stage, done, total); may raise to stop."""
+
+
+class ClipEncoder(Protocol):
+    """What a `Lab` asks of its encoder."""
+
+    def views_for(self, info: Video) -> Sequence[View]: ...
+
+    def encode(
+        self, video: Video, prompts: Sequence[str], negative_prompt: str | None = None
+    ) -> Features: ...
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model does when it is told nothing else."""
+
+    num_steps: int = 8
+    guidance_scale: float = 2.0
+    sampler: str = "euler"
+    decoder: str = "vocoder"
+
+
+@dataclass(frozen=True)
+class Options:
+    """A request, its defaults filled in and its values checked; see `Lab.__call__`."""
+
+    prompt: str
+    negative_prompt: str | None
+    num_steps: int
+    guidance_scale: float
+    sampler: str
+    decoder: str
+    generator: str
+    seed: int
+    takes: int
+
+
+@dataclass
+class Result:
+    """A sound for a clip, and how it came about.
+
+    Attributes:
+        takes: The versions, each with samples [1, N].
+        features: What was seen and read, shared by the takes.
+        info: The clip, without its frames.
+        options: The request with its defaults filled in.
+        timings: Seconds of read, encode, generate, decode and, once saved, write.
+        network_calls: How often the generator's network ran.
+        model, device, dtype: What generated it, and in which precision.
+    """
+
+    takes: list[Audio]
+    features: Features
+    info: Video
+    options: Options
+    timings: Timings
+    network_calls: int
+    model: str
+    device: str
+    dtype: str
+
+    @property
+    def audio(self) -> Audio:
+        """The first take."""
+        return self.takes[0]
+
+    @property
+    def events(self) -> list[Event]:
+        """What the model saw."""
+        return self.features.events
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd about the file, one line each."""
+        return self.info.warnings
+
+    def save(
+        self, path: str | os.PathLike[str], take: int = 0, keep_audio: bool = False
+    ) -> list[str]:
+        """Write a take, replacing a file that stands there when the new one is whole.
+
+        Args:
+            path: .mp4 .mov .mkv .webm: the untouched picture with the sound; .wav .flac .ogg: the
+                sound alone.
+            take: Which take.
+            keep_audio: Whether the film's own sound stays under the new one.
+
+        Returns:
+            What could not be carried over from the film, one line each.
+
+        Raises:
+            MediaError: If the target will not do or the film has gone.
+            ValueError: If there is no such take, or a sound alone should keep the film's.
+        """
+        if not 0 <= take < len(self.takes):
+            raise ValueError(
+                f"take {take}, wanted 0 to {len(self.takes) - 1}, ask for more takes first"
+            )
+        source, target = self.info.path, Path(os.fsdecode(path))
+        film = target.suffix.lower() in FILM_FILES
+        if keep_audio and not film:
+            raise ValueError(
+                f"keep_audio with a sound alone, wanted one of {' '.join(FILM_FILES)}, save a film"
+            )
+        with collect(self.timings), span("write") as writing:
+            if film:
+                under_db = KEEP_AUDIO_DB if keep_audio else None
+                lost = mux(source, target, self.takes[take], under_db, force=True)
+            else:
+                check_target(source, target, force=True)
+                write_audio(target, self.takes[take])
+                lost = []
+            writing.bytes += target.stat().st_size
+        return lost
+
+
+class Lab:
+    """A model that gives videos a sound; one may serve many threads.
+
+    Args:
+        encoder: Video and words to features.
+        generator: Features to latents.
+        decoder: Latents to sound.
+        name: Of the model.
+        rates: Its clocks.
+        defaults: What it does when told nothing else.
+    """
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        generator: FlowGenerator,
+        decoder: PieceDecoder,
+        name: str,
+        rates: Rates,
+        defaults: Defaults | None = None,
+    ) -> None:
+        self.encoder, self.generator, self.decoder = encoder, generator, decoder
+        self.name, self.rates, self.defaults = name, rates, defaults or Defaults()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator runs."""
+        return next(self.generator.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the generator's weights."""
+        return self.generator.transformer.dtype
+
+    def __call__(
+        self,
+        video: str | os.PathLike[str],
+        prompt: str = "",
+        negative_prompt: str | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+        decoder: str | None = None,
+        generator: str = "flow",
+        seed: int = 0,
+        takes: int = 1,
+        callback: Callback | None = None,
+    ) -> Result:
+        """A sound for a video; None is the model's default.
+
+        Args:
+            video: Path of a film.
+            prompt, negative_prompt: What should sound, and what should not.
+            num_steps: Steps of the sampler, 1 to 1000.
+            guidance_scale: Weight of what was seen and read, 0 to 50; at 1 or below half the work.
+            sampler: One of `samplers.SAMPLERS`.
+            decoder, generator: One of `DECODERS`, one of `GENERATORS`.
+            seed: Take k draws its noise from seed + k and from nothing else.
+            takes: Versions, 1 to 16.
+            callback: Told (stage, done, total) as the work goes on.
+
+        Returns:
+            Takes that last exactly as long as the picture, within ±0.99.
+
+        Raises:
+            MediaError: If the video cannot be read.
+            ValueError: If an option is out of its range.
+        """
+        stream = self.stream(
+            video, prompt, negative_prompt, num_steps, guidance_scale, sampler, decoder, generator,
+            seed, takes, callback, piece=PIECE,
+        )  # fmt: skip
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(
+        self,
+        video: str | os.PathLike[str],
+        prompt: str = "",
+        negative_prompt: str | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+        decoder: str | None = None,
+        generator: str = "flow",
+        seed: int = 0,
+        takes: int = 1,
+        callback: Callback | None = None,
+        piece: int = STREAM_PIECE,
+    ) -> Stream:
+        """The sound of a video in chunks, each as soon as it is decoded.
+
+        All latents are generated before the first chunk, because every step of the sampler looks at
+        the whole clip: streaming hides the decoding and the writing, not the generating. The first
+        chunk comes after read + encode + generate + one piece of decode, and that instant is the
+        mark `time_to_first_audio` of the timings. The work starts when the first chunk is asked
+        for; bad options are refused at once.
+
+        Args:
+            piece: Latent frames per chunk, at least 1.
+
+        Returns:
+            Chunks of the first take as `Audio`; put together they are the sound of `__call__`.
+        """
+        options = Options(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_steps=self.defaults.num_steps if num_steps is None else num_steps,
+            guidance_scale=(
+                self.defaults.guidance_scale if guidance_scale is None else guidance_scale
+            ),
+            sampler=self.defaults.sampler if sampler is None else sampler,
+            decoder=self.defaults.decoder if decoder is None else decoder,
+            generator=generator,
+            seed=seed,
+            takes=takes,
+        )
+        check_options(options)
+        if not _is_int(piece) or piece < 1:
+            raise ValueError(f"piece {piece!r}, wanted latent frames, at least 1, e.g. 50")
+        if not isinstance(video, (str, bytes, os.PathLike)):
+            raise ValueError(f"video {video!r:.80}, wanted the path of a film, give its path")
+        return Stream(self, Path(os.fsdecode(video)), options, callback or _ignore, piece)
+
+    def read(self, path: Path) -> Video:
+        """The clip as the encoder wants to see it."""
+        with span("read") as reading:
+            info = probe(path)
+            video = read_video(path, self.encoder.views_for(info))
+            reading.bytes += path.stat().st_size
+        return video
+
+    def encode(self, video: Video, options: Options) -> Features:
+        """What is seen and read."""
+        with span("encode", self.device):
+            return self.encoder.encode(video, [options.prompt], options.negative_prompt)
+
+    def generate(
+        self, features: Features, options: Options, callback: Callback
+    ) -> tuple[Tensor, int]:
+        """Latents [takes, C, T] and how often the network ran."""
+        features = _on(features, self.device)
+        with span("generate", self.device):
+            sampled = self.generator.sample(
+                features,
+                num_steps=options.num_steps,
+                guidance_scale=options.guidance_scale,
+                sampler=options.sampler,
+                seeds=options.seed,
+                takes=options.takes,
+                latents_length=self.rates.num_latents(features.duration_s),
+                callback=lambda done, total, _: callback("generate", done, total),
+            )
+        return sampled.latents, sampled.network_calls
+
+
+class Stream(Iterator[Audio]):
+    """Chunks of a sound on its way; made by `Lab.stream`."""
+
+    def __init__(
+        self, lab: Lab, path: Path, options: Options, callback: Callback, piece: int
+    ) -> None:
+        self.timings = Timings()
+        self._result: Result | None = None
+        self._chunks = self._run(lab, path, options, callback, piece)
+
+    def __next__(self) -> Audio:
+        return next(self._chunks)
+
+    @property
+    def result(self) -> Result:
+        """Everything together, once the last chunk has been taken.
+
+        Raises:
+            ValueError: If there are chunks left.
+        """
+        if self._result is None:
+            raise ValueError("the result of a stream with chunks left, wanted none, take them all")
+        return self._result
+
+    def _run(
+        self, lab: Lab, path: Path, options: Options, callback: Callback, piece: int
+    ) -> Iterator[Audio]:
+        rates = lab.rates
+        with collect(self.timings):
+            callback("read", 0, 1)
+            video = lab.read(path)
+            callback("encode", 0, 1)
+            features = lab.encode(video, options)
+            video.views.clear()  # nothing looks at the frames again
+            latents, calls = lab.generate(features, options, callback)
+        count = rates.num_samples(video.duration_s)
+        total = math.ceil(latents.shape[-1] / piece)
+        pieces = decode_pieces(lab.decoder, latents, rates.hop_length, count, piece)
+        takes = torch.empty(options.takes, 1, count)
+        done = 0
+        for number in range(1, total + 1):
+            # Opened anew for each piece: no time passes between a `yield` and the next request.
+            with collect(self.timings), span("decode", lab.device):
+                sound = next(pieces)
+            with collect(self.timings):
+                mark("time_to_first_audio")
+            takes[..., done : done + sound.shape[-1]] = sound
+            done += sound.shape[-1]
+            callback("decode", number, total)
+            if number == total:
+                self._result = Result(
+                    takes=[Audio(take, rates.sample_rate) for take in takes],
+                    features=features,
+                    info=video,
+                    options=options,
+                    timings=self.timings,
+                    network_calls=calls,
+                    model=lab.name,
+                    device=str(lab.device),
+                    dtype=str(lab.dtype).removeprefix("torch."),
+                )
+            yield Audio(sound[0], rates.sample_rate)
+
+
+def check_options(options: Options) -> None:
+    """Refuse what cannot be generated.
+
+    Raises:
+        ValueError: One line: what came, what was wanted, what to do.
+    """
+    o = options
+    for name, text in (("prompt", o.prompt), ("negative_prompt", o.negative_prompt or "")):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} {text!r:.80}, wanted text, write it in quotes")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} holds bytes that are no text, wanted UTF-8, type it anew"
+            ) from error
+    if not _is_int(o.num_steps) or not 1 <= o.num_steps <= MAX_STEPS:
+        raise ValueError(
+            f"num_steps {o.num_steps!r}, wanted a whole number from 1 to {MAX_STEPS}, e.g. 8"
+        )
+    scale = o.guidance_scale
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not (
+        0 <= scale <= MAX_GUIDANCE
+    ):  # fmt: skip
+        raise ValueError(
+            f"guidance_scale {scale!r}, wanted a number from 0 to {MAX_GUIDANCE:g}, e.g. 2"
+        )
+    for name, value, known in (
+        ("sampler", o.sampler, tuple(SAMPLERS)),
+        ("decoder", o.decoder, DECODERS),
+        ("generator", o.generator, GENERATORS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}, wanted one of {', '.join(known)}, choose another")
+    if not _is_int(o.takes) or not 1 <= o.takes <= MAX_TAKES:
+        raise ValueError(
+            f"takes {o.takes!r}, wanted a whole number from 1 to {MAX_TAKES}, ask for fewer at once"
+        )
+    if not _is_int(o.seed) or not 0 <= o.seed <= 2**63 - MAX_TAKES:
+        raise ValueError(f"seed {o.seed!r}, wanted a whole number from 0 to 2**63 - 16, e.g. 0")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _on(features: Features, device: torch.device) -> Features:
+    """The features with their tokens on a device."""
+    return Features(
+        *(
+            tokens.to(device)
+            for tokens in (features.visual, features.sync, features.text, features.negative_text)
+        ),
+        duration_s=features.duration_s,
+        events=features.events,
+    )
+
+
+def _ignore(stage: str, done: int, total: int) -> None:
+    """Progress that nobody follows."""

@@ -1,0 +1,497 @@
+"""The command `foley-lab`: what a user types, turned into calls of the other rooms.
+
+Results go to stdout, progress and warnings to stderr. With `--json` the last line of stdout is one
+JSON object. Bad input is one line `error: what came, what was wanted, what to do`. Exit codes:
+
+    0 done    2 bad input or usage    4 part of a batch failed
+    1 a bug   3 weights absent        130 interrupted
+
+Whatever is heavy is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from foley_lab.signals import FoleyError, MediaError, MissingWeights
+
+if TYPE_CHECKING:
+    from foley_lab.pipeline.lab import Callback, Result
+
+DONE, BAD_INPUT, NO_WEIGHTS, PARTLY, INTERRUPTED = 0, 2, 3, 4, 130
+
+PARTS = ("codec", "encoder", "foley", "judge", "clips")
+"""What `train` can train or make: modules of `foley_lab.training`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; bugs leave as exceptions, which Python makes 1."""
+    try:
+        with _terminated_like_interrupted():
+            args = build_parser().parse_args(argv)
+            return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nor may the last flush complain
+        return DONE
+    except (FoleyError, ValueError, OSError) as error:
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return NO_WEIGHTS if isinstance(error, MissingWeights) else BAD_INPUT
+
+
+# --------------------------------------------------------------------------------------- grammar
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}, see `{self.prog} --help`")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = _Parser(prog="foley-lab", description="Give silent videos a synchronised sound.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_batch(commands)
+    _add_world(commands)
+    _add_score(commands)
+    _add_weights(commands)
+    train = commands.add_parser("train", help="train a part of the small model")
+    train.add_argument("part", choices=PARTS)
+    train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
+    generate = commands.add_parser("generate", help="one video in, one video with sound out")
+    add = generate.add_argument
+    add("video", metavar="VIDEO")
+    add("-o", "--out", help="default: <stem>_foley.mp4 beside the video; .wav .flac .ogg: sound")
+    add("--prompt", default="", help="what should sound")
+    add("--negative-prompt", help="what should not")
+    add("--model", default="small", help="small, xl or xxl")
+    add("--steps", type=int, help="of the sampler, 1 to 1000")
+    add("--guidance-scale", type=float, help="weight of picture and words, 0 to 50")
+    add("--sampler", help="euler, ab2, midpoint, heun or rk4")
+    add("--decoder", help="vocoder")
+    add("--generator", default="flow", help="flow")
+    add("--seed", type=int, default=0)
+    add("--takes", type=int, default=1, help="versions, 1 to 16; the second is written to *_2")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--dtype", default="auto", help="auto, float32 or bfloat16")
+    add("--stream", action="store_true", help="decode in short chunks, the first one early")
+    add("--keep-audio", action="store_true", help="mix the video's own sound under")
+    add("--json", action="store_true", help="end with one line of JSON")
+    generate.set_defaults(run=_generate)
+
+
+def _add_batch(commands: Any) -> None:
+    batch = commands.add_parser("batch", help="a sound for every row of a list")
+    add = batch.add_argument
+    add(
+        "list",
+        type=Path,
+        metavar="LIST.csv",
+        help="columns video,prompt and optionally negative_prompt,seed,out; relative videos are "
+        "looked for beside the list, then here",
+    )
+    add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add("--workers", type=int, default=1, help="videos at the same time")
+    add("--skip-existing", action="store_true", help="leave rows whose result is there")
+    add("--model", default="small", help="small, xl or xxl")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--dtype", default="auto", help="auto, float32 or bfloat16")
+    add("--json", action="store_true", help="end with one line of JSON")
+    batch.set_defaults(run=_batch)
+
+
+def _add_world(commands: Any) -> None:
+    world = commands.add_parser("world", help="clips whose sound is known exactly")
+    make = world.add_subparsers(dest="what", required=True, metavar="make").add_parser(
+        "make", help="write 0000.mp4, 0000.wav, 0000.json, ..."
+    )
+    add = make.add_argument
+    add("folder", type=Path, metavar="DIR")
+    add("--count", type=int, required=True)
+    add("--seed", type=int, required=True, help="of the first clip; the next has the next")
+    add("--seconds", type=float, default=8.0)
+    add("--family", nargs="+", default=[], metavar="F", help="taken in turn")
+    add("--size", type=_size, default=(1280, 720), metavar="WxH")
+    add("--fps", type=float, default=25.0)
+    add("--split", default="clean", help="clean or ugly")
+    add("--silent", action="store_true", help="no sound in the .mp4")
+    make.set_defaults(run=_world)
+
+
+def _add_score(commands: Any) -> None:
+    score = commands.add_parser("score", help="sounds against the logs of what happens")
+    score.add_argument("generated", type=Path, metavar="GENERATED", help="file or folder")
+    score.add_argument("--events", type=Path, required=True, metavar="LOGS", help="file or folder")
+    score.add_argument("--json", action="store_true", help="end with one line of JSON")
+    score.set_defaults(run=_score)
+
+
+def _add_weights(commands: Any) -> None:
+    weights = commands.add_parser("weights", help="what is present, from where, on which terms")
+    what = weights.add_subparsers(dest="what", required=True, metavar="list|verify")
+    what.add_parser("list", help="all of them").set_defaults(run=_weights_list)
+    verify = what.add_parser("verify", help="compare files with their digests")
+    verify.add_argument("name", metavar="NAME", help="small, text, judge or small/codec, ...")
+    verify.set_defaults(run=_weights_verify)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted WIDTHxHEIGHT, e.g. 1280x720") from None
+
+
+# -------------------------------------------------------------------------------------- generate
+
+
+def _generate(args: argparse.Namespace) -> int:
+    _use_free_cores()
+    from foley_lab.media import check_target, probe
+    from foley_lab.media.opening import shown
+    from foley_lab.pipeline import presets
+
+    info = probe(args.video)
+    if args.out is None:
+        target = _default_target(info.path)
+    else:
+        target = check_target(args.video, args.out, force=True)
+    lab = presets.load(args.model, args.device, args.dtype)
+    with _progress() as callback:
+        request = lab.stream if args.stream else lab
+        result = request(
+            args.video,
+            prompt=args.prompt,
+            negative_prompt=args.negative_prompt,
+            num_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            sampler=args.sampler,
+            decoder=args.decoder,
+            generator=args.generator,
+            seed=args.seed,
+            takes=args.takes,
+            callback=callback,
+        )
+        if args.stream:
+            for _ in result:
+                pass
+            result = result.result
+        callback("write", 0, args.takes)
+        targets = [_numbered(target, take + 1) for take in range(args.takes)]
+        lost: list[str] = []
+        for take, path in enumerate(targets):
+            lost = result.save(path, take, args.keep_audio)
+            callback("write", take + 1, args.takes)
+    for warning in (*result.warnings, *_unread(lab, args.prompt), *lost):
+        _warn(warning)
+    if args.json:
+        print(json.dumps(_report(result, targets)))
+    else:
+        print(result.timings.table())
+        for path in targets:
+            print(shown(path))
+    return DONE
+
+
+def _default_target(video: Path) -> Path:
+    """`<stem>_foley.mp4` beside the video, or another container where .mp4 cannot hold its picture.
+
+    Raises:
+        MediaError: If none will do; says why .mp4 will not.
+    """
+    from foley_lab.media import check_target
+
+    first: MediaError | None = None
+    for suffix in (".mp4", ".mkv", ".mov", ".webm"):
+        try:
+            return check_target(video, video.with_name(f"{video.stem}_foley{suffix}"), force=True)
+        except MediaError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _numbered(path: Path, number: int) -> Path:
+    """The path itself for 1, `<stem>_2<suffix>` for 2, and so on."""
+    return path if number == 1 else path.with_stem(f"{path.stem}_{number}")
+
+
+def _unread(lab: Any, prompt: str) -> list[str]:
+    """A warning where the prompt is longer than the encoder reads."""
+    end = lab.encoder.text.truncated(prompt)
+    return [f"the end of the prompt was not read: {end[:60]!r}"] if end else []
+
+
+def _report(result: Result, targets: Sequence[Path]) -> dict[str, Any]:
+    """The object that `generate --json` ends with; `takes` lists all files, `out` is the first."""
+    options, timings = result.options, result.timings.as_dict()
+    return {
+        "out": str(targets[0]),
+        "takes": [str(path) for path in targets],
+        "seconds": result.audio.duration_s,
+        "sample_rate": result.audio.sample_rate,
+        "channels": result.audio.samples.shape[0],
+        "model": result.model,
+        "generator": options.generator,
+        "sampler": options.sampler,
+        "decoder": options.decoder,
+        "num_steps": options.num_steps,
+        "network_calls": result.network_calls,
+        "guidance_scale": options.guidance_scale,
+        "seed": options.seed,
+        "device": result.device,
+        "dtype": result.dtype,
+        "events": [
+            {"time_s": e.time_s, "kind": e.kind, "material": e.material, "strength": e.strength}
+            for e in result.events
+        ],
+        "timings": timings,
+        "real_time_factor": timings["total"] / result.audio.duration_s,
+        "cache": {"hits": 0, "misses": 0},
+        "peak_memory_bytes": _peak_memory_bytes(result.device),
+    }
+
+
+def _peak_memory_bytes(device: str) -> int | None:
+    """Most memory held so far: the accelerator's where there is one, else the process's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows does not tell
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+# ----------------------------------------------------------------------------------------- batch
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from foley_lab.serving.batch import plan, run
+
+    jobs = plan(args.list, args.out)
+    if args.workers < 1:
+        raise ValueError(f"workers {args.workers}, wanted at least 1, e.g. 2")
+    _use_free_cores(args.workers)
+    from foley_lab.media.opening import shown
+    from foley_lab.pipeline import presets
+
+    lab = presets.load(args.model, args.device, args.dtype)
+    args.out.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    with _progress() as callback:
+        for outcome in run(lab, jobs, args.workers, args.skip_existing):
+            outcomes.append(outcome)
+            callback("batch", len(outcomes), len(jobs))
+            for warning in outcome.warnings:
+                _warn(f"row {outcome.row}: {warning}")
+            if outcome.error is not None:
+                _say(f"row {outcome.row}: {_one_line(outcome.error)}")
+            elif not args.json:
+                print(shown(outcome.out), "(was there)" if outcome.skipped else "", flush=True)
+    failed = sum(o.error is not None for o in outcomes)
+    skipped = sum(o.skipped for o in outcomes)
+    counts = {
+        "rows": len(jobs),
+        "done": len(jobs) - failed - skipped,
+        "skipped": skipped,
+        "failed": failed,
+    }
+    if args.json:
+        print(json.dumps(counts | {"results": [o.as_dict() for o in outcomes]}))
+    else:
+        print(", ".join(f"{value} {name}" for name, value in counts.items()))
+    return PARTLY if failed else DONE
+
+
+# ------------------------------------------------------------------------ world, score, weights
+
+
+def _world(args: argparse.Namespace) -> int:
+    try:
+        from foley_lab.synthetic.dataset import make_clips
+    except ModuleNotFoundError as error:
+        raise FoleyError(
+            f"{error.name} is not installed, wanted it to draw clips, "
+            "run `pip install foley-lab[world]`"
+        ) from error
+    clips = make_clips(
+        args.folder,
+        args.count,
+        args.seed,
+        seconds=args.seconds,
+        families=args.family,
+        size=args.size,
+        fps=args.fps,
+        split=args.split,
+        silent=args.silent,
+        workers=min(2, free_cores()),
+    )
+    with _progress() as callback:
+        for number, _ in enumerate(clips, 1):
+            callback("world", number, args.count)
+    print(f"{args.count} clips in {_one_line(str(args.folder))}")
+    return DONE
+
+
+def _score(args: argparse.Namespace) -> int:
+    _use_free_cores()
+    from foley_lab.evaluation.score import score_files
+
+    scores = score_files(args.generated, args.events)
+    if args.json:
+        print(json.dumps(scores))
+        return DONE
+    for name, value in scores.items():
+        if name == "per_clip":
+            continue
+        if isinstance(value, dict):
+            value = "  ".join(f"{key} ms {_figure(each)}" for key, each in value.items())
+        print(f"{name:<26} {_figure(value)}")
+    return DONE
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _weights_list(args: argparse.Namespace) -> int:
+    from foley_lab.weights import catalogue
+
+    rows = [("name", "present", "MB", "licence", "from")]
+    for entry in catalogue():
+        size = f"{entry.bytes / 1e6:.1f}" if entry.present else "-"
+        present = "yes" if entry.present else "no"
+        rows.append((entry.name, present, size, entry.licence, entry.origin))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
+        print("  ".join((*cells, row[4])))
+    return DONE
+
+
+def _weights_verify(args: argparse.Namespace) -> int:
+    from foley_lab.weights import verify
+
+    for path in verify(args.name):
+        print(f"sound: {path}")
+    return DONE
+
+
+def _train(args: argparse.Namespace) -> int:
+    before, module = sys.argv, f"foley_lab.training.{args.part}"
+    sys.argv = [f"foley-lab train {args.part}", *args.rest]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    except SystemExit as error:  # of its own argument parser
+        return error.code if isinstance(error.code, int) else DONE
+    finally:
+        sys.argv = before
+    return DONE
+
+
+# ---------------------------------------------------------------------------------- surroundings
+
+
+def free_cores() -> int:
+    """Cores this process may use: its affinity, or the quota of its control group if that is less.
+
+    Counting all cores of a host in a container starts threads that wait for each other.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # known on Linux only
+        cores = os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # version 2
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, -(-int(quota) // int(period)))
+    with suppress(OSError, ValueError):  # version 1, −1 without a quota
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        if quota > 0:
+            cores = min(cores, -(-quota // int((folder / "cpu.cfs_period_us").read_text())))
+    return max(1, cores)
+
+
+def _use_free_cores(workers: int = 1) -> None:
+    """Set torch's threads, unless the user has set them."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    torch.set_num_threads(max(1, free_cores() // workers))
+
+
+@contextmanager
+def _progress() -> Iterator[Callback]:
+    """A bar per stage on stderr, when somebody is there to see it."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(bar_format="{desc:<9}{bar:30} {n_fmt}/{total_fmt} {elapsed}", leave=False) as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.set_description_str(stage, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {_one_line(text)}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """One printable line, whatever names and bytes the text holds."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite end (SIGTERM) cleans up as Ctrl-C does."""
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
