@@ -17,6 +17,7 @@ Costs and orders of a step of size h (error of the whole way ~ h^order):
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def sample(
 
     step, x = SAMPLERS[sampler](), noise
     clock = times(num_steps, schedule)
-    for done, (t, end) in enumerate(zip(clock, clock[1:], strict=False), start=1):
+    for done, (t, end) in enumerate(itertools.pairwise(clock), start=1):
         x = step(counted, x, t, end)
         if callback is not None:
             callback(done, num_steps, x)

@@ -1,12 +1,16 @@
-"""What travels through the house: rates, pictures, features, latents, sounds and the events that tie them together.
+"""What travels through the house: rates, pictures, features, latents, sounds and the events that
+tie them together.
 
-    clip.mp4 ─read→ Video ─encode→ Features ─generate→ latents [B, 128, T] ─decode→ Audio [channels, N] ─write→ clip with sound
+    clip.mp4 ─read→ Video ─encode→ Features ─generate→ latents [B, 128, T] ─decode→ Audio [channels,
+    N] ─write→ clip with sound
 
-Every length in the project is derived here from a duration and a `Rates`, so that no two places round differently.
-Time is in seconds (`_s`), rates in Hz, levels in dB (`_db`). Shape letters: `B` batch, `C` latent channels, `T` latent
-frames, `N` samples, `V` visual, `S` sync and `L` text tokens, `F` picture frames, `D` width.
+Every length in the project is derived here from a duration and a `Rates`, so that no two places
+round differently. Time is in seconds (`_s`), rates in Hz, levels in dB (`_db`). Shape letters: `B`
+batch, `C` latent channels, `T` latent frames, `N` samples, `V` visual, `S` sync and `L` text
+tokens, `F` picture frames, `D` width.
 
-The module is light on purpose (no torch at import): `import foley_lab` hands out these names in a few milliseconds.
+The module is light on purpose (no torch at import): `import foley_lab` hands out these names in a
+few milliseconds.
 """
 
 from __future__ import annotations
@@ -23,14 +27,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("impact", "step", "key", "drop", "scrape", "roll")
-"""What can happen. `impact`, `step`, `key` and `drop` are instants; `scrape` and `roll` are intervals."""
+"""What can happen. `impact`, `step`, `key` and `drop` are instants; `scrape` and `roll` are
+intervals."""
 
 MATERIALS = ("wood", "metal", "glass", "rubber", "stone", "plastic", "gravel")
 """What can sound."""
 
 
 class FoleyError(Exception):
-    """Base of the errors a user can cause; the message is one line: what came, what was wanted, what to do."""
+    """Base of the errors a user can cause; the message is one line: what came, what was wanted,
+    what to do."""
 
 
 class MediaError(FoleyError):
@@ -81,10 +87,11 @@ class View:
 
     Attributes:
         name: Key under which the frames are found in `Video.views`.
-        frame_rate: Slots per second; slot k shows the first frame with time >= k / frame_rate. 0 keeps the frames of
-            the file as they are.
+        frame_rate: Slots per second; slot k shows the first frame with time >= k / frame_rate. 0
+            keeps the frames of the file as they are.
         height, width: Size in pixels after the fit.
-        fit: "squeeze" ignores the aspect, "crop" keeps it: shorter side to the size, centre cut out.
+        fit: "squeeze" ignores the aspect, "crop" keeps it: shorter side to the size, centre cut
+            out.
         resample: "bilinear" or "bicubic", antialiased, on uint8.
         every: With frame_rate 0, keep every n-th frame.
     """
@@ -104,8 +111,9 @@ class Frames:
 
     Attributes:
         images: uint8 [F, H, W, 3], RGB.
-        times_s: float64 [F]; when the frame shown in each slot really starts in the file. Slots that repeat a frame
-            repeat its time, which is how repeated frames are known without looking at pixels.
+        times_s: float64 [F]; when the frame shown in each slot really starts in the file. Slots
+            that repeat a frame repeat its time, which is how repeated frames are known without
+            looking at pixels.
         view: How they were made.
     """
 
@@ -169,7 +177,8 @@ class Interval:
     """A sound that lasts: `scrape` or `roll` from `start_s` to `end_s`.
 
     Attributes:
-        speed: Relative speed over the interval, 0 to 1, evenly spaced from start to end; empty means steady.
+        speed: Relative speed over the interval, 0 to 1, evenly spaced from start to end; empty
+            means steady.
     """
 
     kind: str
@@ -259,7 +268,8 @@ class Features:
 
 @dataclass
 class Audio:
-    """Sound: `samples` [channels, N] float32 in [-1, 1] (a CPU tensor) at `sample_rate` Hz. Plays in a notebook."""
+    """Sound: `samples` [channels, N] float32 in [-1, 1] (a CPU tensor) at `sample_rate` Hz. Plays
+    in a notebook."""
 
     samples: Tensor
     sample_rate: int = 48_000
@@ -272,7 +282,9 @@ class Audio:
     def _repr_html_(self) -> str:
         from IPython.display import Audio as Player
 
-        return str(Player(self.samples.numpy(), rate=self.sample_rate, normalize=False)._repr_html_())
+        return str(
+            Player(self.samples.numpy(), rate=self.sample_rate, normalize=False)._repr_html_()
+        )
 
 
 class Encoder(Protocol):

@@ -78,7 +78,7 @@ def test_bodies_touch_at_the_event(family, aspect):
             x, y = event.x * aspect, event.y
             near = sorted(distance(body, event.time_s, x, y) for body in solid)
             touching = near[0] if family == "bounce" else near[1]
-            assert touching < 2.5e-3
+            assert touching < 5e-3  # a stroke may move that far in a tick and a half
             if family == "bounce":
                 assert y == pytest.approx(scene.floor_y, abs=1e-3)
             count += 1

@@ -1,8 +1,9 @@
 """The benchmarks behind the figures of the README: `foley-lab bench NAME`.
 
-`small`: held-out clips of the procedural world, written as films and read back, so that everything a user's film goes
-through is measured. Rows: the exact sound (what the detector can see at best), the codec alone, the eyes alone, and the
-generated sound from the picture alone, with the right words, and with words that contradict the picture.
+`small`: held-out clips of the procedural world, written as films and read back, so that everything
+a user's film goes through is measured. Rows: the exact sound (what the detector can see at best),
+the codec alone, the eyes alone, and the generated sound from the picture alone, with the right
+words, and with words that contradict the picture.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def bench_small(
         options: Handed to the model (num_steps, guidance_scale, ...).
 
     Returns:
-        Scores by row, each as of `foley-lab score` without the single clips; `words_decide` is the share of clips that
-        sound in the material of the contradicting words, `seconds_per_clip` the median of a whole run.
+        Scores by row, each as of `foley-lab score` without the single clips; `words_decide` is the
+        share of clips that sound in the material of the contradicting words, `seconds_per_clip` the
+        median of a whole run.
     """
     lab = lab or load("small")
     rows: dict[str, list[ClipScore]] = {}
@@ -63,7 +65,9 @@ def bench_small(
             rng = np.random.default_rng([seed, 21])
             other, words = contradiction(log, rng)
 
-            def keep(row: str, sound: np.ndarray, log: EventLog = log, truth: np.ndarray = truth) -> None:
+            def keep(
+                row: str, sound: np.ndarray, log: EventLog = log, truth: np.ndarray = truth
+            ) -> None:
                 rows.setdefault(row, []).append(score_clip(sound, log, truth))
 
             def run(prompt: str, film: Path = film, seed: int = seed) -> Any:
@@ -76,7 +80,9 @@ def bench_small(
             durations.append(time.perf_counter() - began)
             true = [e.time_s for e in log.events]
             lasting = [(c.start_s, c.end_s) for c in log.continuous]
-            eyes += count_events([e.time_s for e in alone.events], true, log.seconds, lasting=lasting)
+            eyes += count_events(
+                [e.time_s for e in alone.events], true, log.seconds, lasting=lasting
+            )
             keep("picture alone", _mono(alone))
             families.setdefault(log.family, []).append(rows["picture alone"][-1])
             keep("with words", _mono(run(log.prompt)))
@@ -90,7 +96,10 @@ def bench_small(
     table: dict[str, Any] = {name: _short(summary(scores)) for name, scores in rows.items()}
     table["eyes alone"] = _short(eyes.scores())
     table["families"] = {
-        name: {"clips": len(s), **{k: v for k, v in _short(summary(s)).items() if k in ("f1", "material_accuracy")}}
+        name: {
+            "clips": len(s),
+            **{k: v for k, v in _short(summary(s)).items() if k in ("f1", "material_accuracy")},
+        }
         for name, s in sorted(families.items())
     }
     return {
@@ -111,7 +120,8 @@ def main_material(log: EventLog) -> str:
 
 
 def clip_material(sound: np.ndarray, log: EventLog) -> str | None:
-    """The material a clip sounds in: the judge's most frequent answer over its true events and intervals."""
+    """The material a clip sounds in: the judge's most frequent answer over its true events and
+    intervals."""
     times = [e.time_s for e in log.events]
     for each in log.continuous:
         times += np.arange(each.start_s + 0.1, each.end_s - 0.1, 0.25).tolist()

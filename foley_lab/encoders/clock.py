@@ -1,14 +1,16 @@
 """Which frames the eyes look at, and when those frames were.
 
-The visual network counts in frames. It is tied to a clock of about 25 Hz and to motion of a usual speed, so the clock is
-set before it looks:
+The visual network counts in frames. It is tied to a clock of about 25 Hz and to motion of a usual
+speed, so the clock is set before it looks:
 
-1. *stride*: of fast recordings every n-th frame is read, so that 20 to 36 frames a second remain (`read_stride`);
-2. *repeats* go: a film shown at a higher rate than it was shot stands still and jumps, which looks like a row of
-   impacts. Frames that hardly differ from the one before, measured against the median change, are dropped
-   (`moving_frames`);
-3. *step*: slow motion spreads a contact over more frames than the network expects, so the step doubles while the
-   picture moves less than `SLOW_PX` a step (`time_step`). Events found at a coarse step are refined at step 1.
+1. *stride*: of fast recordings every n-th frame is read, so that 20 to 36 a second remain
+   (`read_stride`);
+2. *repeats* go: a film shown at a higher rate than it was shot stands still and jumps, which looks
+   like a row of impacts. Frames that hardly differ from the one before, measured against the median
+   change, are dropped (`moving_frames`);
+3. *step*: slow motion spreads a contact over more frames than the network expects, so the step
+   doubles while the picture moves less than `SLOW_PX` a step (`time_step`). Events found at a
+   coarse step are refined at step 1.
 
 Times travel with the frames, so all results are in seconds of the film.
 """
@@ -31,7 +33,7 @@ def read_stride(frame_rate: float) -> int:
 
 
 def grey(images: Tensor) -> Tensor:
-    """The green channel, which is most of the luminance: float32 [F, H, W] of uint8 [F, H, W, 3]."""
+    """The green channel, most of the luminance, float32 [F, H, W] of uint8 [F, H, W, 3]."""
     return images[..., 1].float()
 
 
@@ -66,8 +68,9 @@ def _near(flags: Tensor, reach: int = 3) -> Tensor:
 def image_speed(luma: Tensor) -> float:
     """Speed of the fastest part of the picture in pixels a frame: 75th percentile over frames.
 
-    Lucas-Kanade flow in cells of 12 pixels, the largest trusted cell of each frame. It measures small motion, which is
-    what the step rule asks about; motion of several pixels reads as "fast enough".
+    Lucas-Kanade flow in cells of 12 pixels, the largest trusted cell of each frame. It measures
+    small motion, which is what the step rule asks about; motion of several pixels reads as "fast
+    enough".
     """
     if len(luma) < 3:
         return SLOW_PX
@@ -102,7 +105,8 @@ def time_step(luma: Tensor) -> int:
 
 
 def positions(at_s: Tensor, times_s: Tensor) -> Tensor:
-    """Fractional frame index of each instant; before the first and after the last frame the ends hold."""
+    """Fractional frame index of each instant; before the first and after the last frame the ends
+    hold."""
     if len(times_s) < 2:
         return torch.zeros_like(at_s)
     right = torch.searchsorted(times_s, at_s, right=True).clamp(1, len(times_s) - 1)

@@ -3,7 +3,8 @@
     frames of the file ─clock→ frames worth looking at ─eyes→ heat map, hidden values
                        ─times→ sync tokens at 25 Hz, content tokens at 6.25 Hz, events in seconds
 
-Whatever the film's rate, its repeated frames and its slow motion, the tokens stand on the clock of the sound.
+Whatever the film's rate, its repeated frames and its slow motion, the tokens stand on the clock of
+the sound.
 """
 
 from __future__ import annotations
@@ -11,21 +12,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foley_lab.encoders.clock import grey, instants, moving_frames, positions, read_stride, time_step
+from foley_lab.encoders.clock import (
+    grey,
+    instants,
+    moving_frames,
+    positions,
+    read_stride,
+    time_step,
+)
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.signals import KINDS, MATERIALS, SMALL_RATES, Event, Features, Rates, Video, View
 from foley_lab.weights import load_shipped
 
 CHUNK, OVERLAP = 512, 32
-"""Frames looked at together, and how many neighbours share; the eyes see 19 frames to either side."""
+"""Frames looked at together, and how many neighbours share; the eyes see 19 frames to either
+side."""
 
 MIN_GAP_S = 0.045
 REFINE_SHARE = 0.35
@@ -54,8 +63,10 @@ class SmallEncoder:
         eyes: The visual network.
         text: The text encoder.
         rates: Clocks of the tokens.
-        threshold: Probability above which a peak of the heat map is an event; chosen on held-out clips.
-        dtype: Precision of the eyes; bfloat16 pays on processors with matrix units (AMX) and on GPUs.
+        threshold: Probability above which a peak of the heat map is an event; chosen on held-out
+            clips.
+        dtype: Precision of the eyes; bfloat16 pays on processors with matrix units (AMX) and on
+            GPUs.
     """
 
     view_name = "eyes"
@@ -113,7 +124,8 @@ class SmallEncoder:
         """
         if self.view_name not in video.views:
             raise ValueError(
-                f"a video with views {sorted(video.views)}, wanted {self.view_name!r}: read it with views_for"
+                f"a video with views {sorted(video.views)}, wanted {self.view_name!r}, "
+                "read it with views_for"
             )
         frames = video.views[self.view_name]
         visual, sync, events = self.look(frames.images, frames.times_s, video.duration_s)
@@ -131,7 +143,8 @@ class SmallEncoder:
     def look(
         self, images: Tensor, times_s: Tensor, duration_s: float
     ) -> tuple[Tensor, Tensor, list[Event]]:
-        """Frames uint8 [F, H, W, 3] and their times to content [1, V, Dv], sync [1, S, Ds] and events."""
+        """Frames uint8 [F, H, W, 3] and their times to content [1, V, Dv], sync [1, S, Ds] and
+        events."""
         luma = grey(images)
         keep = moving_frames(luma, times_s)
         step = time_step(luma[keep])
@@ -152,7 +165,9 @@ class SmallEncoder:
             with nullcontext() if precise else torch.autocast(self.device.type, self.dtype):
                 out = self.eyes(images[low:high][None].to(self.device))
             for name, value in out.items():
-                parts.setdefault(name, []).append(value[0, start - low : start - low + CHUNK].float().cpu())
+                parts.setdefault(name, []).append(
+                    value[0, start - low : start - low + CHUNK].float().cpu()
+                )
         outputs = {name: torch.cat(values) for name, values in parts.items()}
         return Glimpse(times_s, outputs["heat"].sigmoid(), outputs)
 
@@ -179,11 +194,11 @@ class SmallEncoder:
         return events
 
     def _refined(self, events: list[Event], coarse: Glimpse, fine: Glimpse) -> list[Event]:
-        """Coarse events moved to the strongest fine peak within one coarse step, where there is one."""
-        from dataclasses import replace
-
+        """Coarse events, each moved to the strongest fine peak within one coarse step, if any."""
         reach = _spacing(coarse.times_s)
-        at, p = find_peaks(fine.heat, REFINE_SHARE * self.threshold, MIN_GAP_S / _spacing(fine.times_s) * BINS)
+        at, p = find_peaks(
+            fine.heat, REFINE_SHARE * self.threshold, MIN_GAP_S / _spacing(fine.times_s) * BINS
+        )
         times = instants(at, fine.times_s)
         moved = []
         for event in events:
@@ -225,7 +240,8 @@ class SmallEncoder:
 
 
 def pool(content: Tensor, group: int) -> Tensor:
-    """Means of `group` neighbouring tokens [S, D] → [ceil(S / group), D]; the last group may be shorter."""
+    """Means of `group` neighbouring tokens [S, D] → [ceil(S / group), D]; the last group may be
+    shorter."""
     count = math.ceil(len(content) / group)
     padded = F.pad(content, (0, 0, 0, count * group - len(content)))
     sizes = torch.full((count, 1), float(group))

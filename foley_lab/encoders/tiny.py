@@ -1,13 +1,15 @@
 """The eyes of the small model: decoded frames in, content and sync out, and what sounded when.
 
-Frames become patches by one matrix product. Half of the stem's channels are *appearance*; the other half are
-*motion*: they are replaced by their differences to the previous and the next frame. A difference after a linear stem is
-a stem on differences, at a third of the cost, and without it a short training finds no events at all. A small
-convolutional trunk follows, flattened and not pooled (where something moves matters), beside a few attention-pooled
-glances and a map of which material sounds where (what it looks like does not depend on the place), then ConvNeXt blocks over time. The network counts in frames: which clock they follow is decided outside (`encoders.clock`).
+Frames become patches by one matrix product. Half of the stem's channels are *appearance*; the other
+half are *motion*: they are replaced by their differences to the previous and the next frame. A
+difference after a linear stem is a stem on differences, at a third of the cost, and without it a
+short training finds no events at all. A small convolutional trunk follows, flattened and not pooled
+(where something moves matters), beside a few attention-pooled glances and a map of which material
+sounds where (what it looks like does not depend on the place), then ConvNeXt blocks over time. The
+network counts in frames: which clock they follow is decided outside (`encoders.clock`).
 
-The main target is a heat map with `BINS` bins per frame: bin j stands for the instant j / BINS frames, so that an event
-between two frames has a place of its own.
+The main target is a heat map with `BINS` bins per frame: bin j stands for the instant j / BINS
+frames, so that an event between two frames has a place of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class TinyConfig:
 
 
 class TemporalBlock(nn.Module):
-    """ConvNeXt over time: depthwise convolution, norm, pointwise MLP, residual (Liu et al. 2022, arXiv:2201.03545)."""
+    """ConvNeXt over time: depthwise convolution, norm, pointwise MLP, residual (Liu et al. 2022,
+    arXiv:2201.03545)."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -109,9 +112,10 @@ class TinyEyes(nn.Module):
             frames: uint8 RGB [B, F, H, W, 3] of `config.size`.
 
         Returns:
-            heat [B, F, BINS], strength [B, F], kind [B, F, K], material [B, F, M] and motion [B, F, 2] (scraping and
-            rolling speed) as logits; sync [B, F, Ds] and content [B, F, Dc] tokens; whole [B, F, M + families] logits
-            of the content stream; where [B, F, P, M + 1] logits of what sounds at each place.
+            heat [B, F, BINS], strength [B, F], kind [B, F, K], material [B, F, M] and motion [B, F,
+            2] (scraping and rolling speed) as logits; sync [B, F, Ds] and content [B, F, Dc]
+            tokens; whole [B, F, M + families] logits of the content stream; where [B, F, P, M + 1]
+            logits of what sounds at each place.
 
         Raises:
             ValueError: If the frames have another size.
@@ -119,7 +123,8 @@ class TinyEyes(nn.Module):
         c = self.config
         if frames.shape[2:] != (c.size, c.size, 3):
             raise ValueError(
-                f"frames of shape {tuple(frames.shape)}, wanted [B, F, {c.size}, {c.size}, 3]: read the encoder's view"
+                f"frames of shape {tuple(frames.shape)}, wanted [B, F, {c.size}, {c.size}, 3], "
+                "read the encoder's view"
             )
         b, f = frames.shape[:2]
         p, n, half = c.patch, c.size // c.patch, c.stem // 2
@@ -137,12 +142,14 @@ class TinyEyes(nn.Module):
         places = x.permute(0, 2, 3, 1).flatten(1, 2)  # [BF, P, trunk]
         weights = self.glance_scores(places).softmax(1)  # [BF, P, glances]
         glances = torch.einsum("npg,npc->ngc", weights, places).flatten(1)
-        where = self.place_heads(places).float()  # [BF, P, M + 1], the last class is "nothing that sounds"
+        where = self.place_heads(
+            places
+        ).float()  # [BF, P, M + 1], the last class is "nothing that sounds"
         share = where.softmax(-1)[..., :-1]
         present = torch.cat([share.amax(1), share.sum(1).clamp_min(1e-4).log()], -1)
         x = F.relu(self.shrink2(x), inplace=True)
         x = x + F.relu(self.same2(x), inplace=True)
-        x = self.flat(x.permute(0, 2, 3, 1).flatten(1)) 
+        x = self.flat(x.permute(0, 2, 3, 1).flatten(1))
         x = x + self.glance(glances) + self.presence(present.to(x.dtype))
         x = self.norm(x).unflatten(0, (b, f))
         content = self.content_norm(self.to_content(x))
@@ -153,7 +160,13 @@ class TinyEyes(nn.Module):
         heat, strength, kind, material, motion = out.split(
             [BINS, 1, len(KINDS), len(MATERIALS), 2], -1
         )
-        believed = [heat.sigmoid(), strength.sigmoid(), kind.softmax(-1), material.softmax(-1), motion.sigmoid()]
+        believed = [
+            heat.sigmoid(),
+            strength.sigmoid(),
+            kind.softmax(-1),
+            material.softmax(-1),
+            motion.sigmoid(),
+        ]
         return {
             "heat": heat,
             "strength": strength[..., 0],
@@ -190,5 +203,7 @@ def find_peaks(heat: Tensor, threshold: float, min_gap_bins: float) -> tuple[Ten
             kept.append(i)
     index = torch.tensor(sorted(kept), dtype=torch.long)
     a, b, c = (x.clamp_min(1e-6).log()[index] for x in (left, p, right))
-    shift = torch.where((index > 0) & (index < len(p) - 1), 0.5 * (a - c) / (a - 2 * b + c).clamp_max(-1e-6), 0.0)
+    shift = torch.where(
+        (index > 0) & (index < len(p) - 1), 0.5 * (a - c) / (a - 2 * b + c).clamp_max(-1e-6), 0.0
+    )
     return (index + shift.clamp(-0.5, 0.5)) / BINS, p[index]

@@ -9,6 +9,7 @@ sound alone, a part of it blurred as decoders blur (`foley_lab.training.judge`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -141,7 +142,7 @@ def _levels(pieces: NDArray[np.float32]) -> NDArray[np.float32]:
     spectra = np.fft.rfft(frames * _window(N_FFT), axis=-1).astype(np.complex64)
     mel = np.abs(spectra) ** 2 @ mel_bands(N_FFT, NUM_BANDS).T  # [K, frames, bands]
     middles = WINDOWS_S[0] + HOP / SAMPLE_RATE * np.arange(mel.shape[1])
-    windows = zip(WINDOWS_S[:-1], WINDOWS_S[1:], strict=True)
+    windows = itertools.pairwise(WINDOWS_S)
     means = [mel[:, (middles >= a) & (middles < b)].mean(1) for a, b in windows]
     energy = np.stack(means, 1)  # [K, windows, bands]
     loudest = energy.max((1, 2), keepdims=True) + 1e-9
@@ -154,7 +155,7 @@ def _tones(pieces: NDArray[np.float32]) -> NDArray[np.float32]:
     spectra = np.fft.rfft(pieces[:, :TONE_FFT] * _window(2 * TONE_FFT)[TONE_FFT:], axis=-1)
     power = np.abs(spectra).astype(np.float32) ** 2
     edges = np.geomspace(16, power.shape[1], NUM_TONE_BANDS + 1).astype(int)
-    bands = [power[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    bands = [power[:, a:b] for a, b in itertools.pairwise(edges)]
     crests = [np.log10((b.max(1) + 1e-9) / (b.mean(1) + 1e-9)) for b in bands]
     return np.stack(crests, 1)
 

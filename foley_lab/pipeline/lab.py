@@ -1,6 +1,6 @@
 """The stages in a row: a video and words in, a sound that fits out.
 
-    clip.mp4 ─read→ Video ─encode→ Features ─generate→ latents [takes, C, T] ─decode→ Audio ─write→ film
+    clip ─read→ Video ─encode→ Features ─generate→ latents [takes, C, T] ─decode→ Audio ─write→ film
 
 `Lab` is handed its encoder, generator and decoder and knows neither weights nor names of models
 (those are made in `presets`). Everything a stranger may get wrong is checked before the first frame

@@ -1,4 +1,4 @@
-"""Latents to sound piece by piece: the memory of a minute for a clip of an hour, and the first sound early.
+"""Latents to sound piece by piece: bounded memory, and the first sound early.
 
 A piece is decoded with as many neighbours on both sides as the decoder's receptive field, and the
 neighbours are cut off again, so that the pieces join into what one pass would give.

@@ -1,8 +1,8 @@
 """Names become objects here, and nowhere else: `load("small")` is a `Lab` with its weights.
 
-    small      eyes, transformer and codec that ship with the package; float32, but for the
-               transformer in bfloat16 where the processor multiplies that in hardware
-    xl, xxl    the official sizes of HunyuanVideo-Foley, whose weights are fetched apart
+small      eyes, transformer and codec that ship with the package; float32, but for the
+           transformer in bfloat16 where the processor multiplies that in hardware
+xl, xxl    the official sizes of HunyuanVideo-Foley, whose weights are fetched apart
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ is run again meets its own files. Workers are threads around one model.
 from __future__ import annotations
 
 import csv
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foley_lab.media import check_target
 from foley_lab.media.opening import existing_file, shown
+from foley_lab.serving.targets import default_target, numbered
 from foley_lab.signals import FoleyError, MediaError
 
 if TYPE_CHECKING:
@@ -34,12 +35,15 @@ class Job:
 
     Attributes:
         row: Its number; the first row under the heading is 1.
+        out: Where the result goes; None is `<stem>_foley` in `folder`, as number `number`.
         fault: Why it cannot be done, or None.
     """
 
     row: int
     video: Path
-    out: Path
+    folder: Path
+    out: Path | None
+    number: int = 1
     prompt: str = ""
     negative_prompt: str | None = None
     seed: int = 0
@@ -51,6 +55,7 @@ class Outcome:
     """What became of a row.
 
     Attributes:
+        out: Where its result is; None when it failed.
         error: Why it failed, or None.
         skipped: Whether its result was there.
         seconds: Length of the sound, or None.
@@ -59,7 +64,7 @@ class Outcome:
 
     row: int
     video: Path
-    out: Path
+    out: Path | None = None
     error: str | None = None
     skipped: bool = False
     seconds: float | None = None
@@ -68,7 +73,10 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return vars(self) | {"video": str(self.video), "out": str(self.out)}
+        return vars(self) | {
+            "video": str(self.video),
+            "out": None if self.out is None else str(self.out),
+        }
 
 
 def plan(path: Path, folder: Path) -> list[Job]:
@@ -126,19 +134,21 @@ def _job(number: int, row: dict[str, Any], beside: Path, folder: Path, taken: se
     except ValueError:
         given = 0
         fault = fault or f"seed {seed!r}, wanted a whole number, e.g. 0"
-    out = folder / (cells["out"] or f"{video.stem}_foley.mp4")
+    out, count = None, 1
     if cells["out"]:
+        out = folder / cells["out"]
         if not out.resolve().is_relative_to(folder.resolve()):
             fault = fault or f"out {cells['out']!r} leaves the folder, wanted a name inside it"
         elif out in taken:
             fault = fault or f"out {cells['out']!r} is another row's, wanted a name of its own"
+        taken.add(out)
     else:
-        stem, count = out.stem, 1
-        while out in taken:
+        first = folder / f"{video.stem}_foley.mp4"
+        while numbered(first, count) in taken:
             count += 1
-            out = out.with_stem(f"{stem}_{count}")
-    taken.add(out)
-    return Job(number, video, out, cells["prompt"], cells["negative_prompt"] or None, given, fault)
+        taken.add(numbered(first, count))
+    words = {"prompt": cells["prompt"], "negative_prompt": cells["negative_prompt"] or None}
+    return Job(number, video, folder, out, count, seed=given, fault=fault, **words)
 
 
 def run(lab: Lab, jobs: Sequence[Job], workers: int, skip_existing: bool) -> Iterator[Outcome]:
@@ -154,15 +164,19 @@ def run(lab: Lab, jobs: Sequence[Job], workers: int, skip_existing: bool) -> Ite
             raise KeyboardInterrupt
 
     def work(job: Job) -> Outcome:
-        outcome = Outcome(job.row, job.video, job.out)
+        outcome = Outcome(job.row, job.video)
         try:
             if job.fault is not None:
                 raise ValueError(job.fault)
-            if skip_existing and job.out.is_file():
-                outcome.skipped = True
-                return outcome
             check("read", 0, 1)
-            os.makedirs(job.out.parent, exist_ok=True)
+            if job.out is None:
+                target = default_target(existing_file(job.video), job.folder, job.number)
+            else:
+                job.out.parent.mkdir(parents=True, exist_ok=True)
+                target = check_target(job.video, job.out, force=True)
+            if skip_existing and target.is_file():
+                outcome.out, outcome.skipped = target, True
+                return outcome
             result = lab(
                 job.video,
                 prompt=job.prompt,
@@ -170,7 +184,8 @@ def run(lab: Lab, jobs: Sequence[Job], workers: int, skip_existing: bool) -> Ite
                 seed=job.seed,
                 callback=check,
             )
-            outcome.warnings = result.warnings + result.save(job.out)
+            outcome.warnings = result.warnings + result.save(target)
+            outcome.out = target
             outcome.seconds = result.audio.duration_s
             outcome.total_s = result.timings.total_s
         except (FoleyError, ValueError, OSError) as error:

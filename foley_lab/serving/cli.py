@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from foley_lab.signals import FoleyError, MediaError, MissingWeights
+from foley_lab.signals import FoleyError, MissingWeights
 
 if TYPE_CHECKING:
     from foley_lab.pipeline.lab import Callback, Result
@@ -170,10 +170,11 @@ def _generate(args: argparse.Namespace) -> int:
     from foley_lab.media import check_target, probe
     from foley_lab.media.opening import shown
     from foley_lab.pipeline import presets
+    from foley_lab.serving.targets import default_target, numbered
 
     info = probe(args.video)
     if args.out is None:
-        target = _default_target(info.path)
+        target = default_target(info.path, info.path.parent)
     else:
         target = check_target(args.video, args.out, force=True)
     lab = presets.load(args.model, args.device, args.dtype)
@@ -197,7 +198,7 @@ def _generate(args: argparse.Namespace) -> int:
                 pass
             result = result.result
         callback("write", 0, args.takes)
-        targets = [_numbered(target, take + 1) for take in range(args.takes)]
+        targets = [numbered(target, take + 1) for take in range(args.takes)]
         lost: list[str] = []
         for take, path in enumerate(targets):
             lost = result.save(path, take, args.keep_audio)
@@ -211,29 +212,6 @@ def _generate(args: argparse.Namespace) -> int:
         for path in targets:
             print(shown(path))
     return DONE
-
-
-def _default_target(video: Path) -> Path:
-    """`<stem>_foley.mp4` beside the video, or another container where .mp4 cannot hold its picture.
-
-    Raises:
-        MediaError: If none will do; says why .mp4 will not.
-    """
-    from foley_lab.media import check_target
-
-    first: MediaError | None = None
-    for suffix in (".mp4", ".mkv", ".mov", ".webm"):
-        try:
-            return check_target(video, video.with_name(f"{video.stem}_foley{suffix}"), force=True)
-        except MediaError as error:
-            first = first or error
-    assert first is not None
-    raise first
-
-
-def _numbered(path: Path, number: int) -> Path:
-    """The path itself for 1, `<stem>_2<suffix>` for 2, and so on."""
-    return path if number == 1 else path.with_stem(f"{path.stem}_{number}")
 
 
 def _unread(lab: Any, prompt: str) -> list[str]:

@@ -349,7 +349,7 @@ class Painter:
         gain = s.light * (1 + s.flicker * math.sin(self.flicker_hz * 6.28 * time_s))
         if s.grey:
             canvas = np.repeat(canvas.mean(2, keepdims=True), 3, 2)
-        canvas = cv2.multiply(canvas, tuple(t * gain for t in s.tint) + (0.0,), dst=canvas)
+        canvas = cv2.multiply(canvas, (*(t * gain for t in s.tint), 0.0), dst=canvas)
         if s.noise > 0.5:
             y, x = int(self.rng.integers(32)), int(self.rng.integers(32))
             grain = self.noise_field[y : y + self.height, x : x + self.width]

@@ -20,6 +20,7 @@ import numpy as np
 
 from foley_lab.signals import MATERIALS, Event, EventLog, Interval, sort_events
 from foley_lab.synthetic.words import prompt_for
+import itertools
 
 TICK_HZ = 1000
 MIN_GAP_S = 0.06
@@ -444,7 +445,7 @@ def meet(d: Draw) -> Scene:
     gap = np.full(d.ticks, span)
     edges = [0.0 - d.u(0.3, 0.8), *times, d.seconds + d.u(0.3, 0.8)]
     edge = math.sqrt(1.03)
-    for t0, t1 in zip(edges[:-1], edges[1:], strict=True):
+    for t0, t1 in itertools.pairwise(edges):
         now = (d.t >= t0) & (d.t < t1)
         p = (d.t[now] - t0) / (t1 - t0)
         height = span * min(1.0, (t1 - t0))
@@ -458,7 +459,7 @@ def meet(d: Draw) -> Scene:
     else:
         xa, ya = cx - ux * (ra + gap * share), cy - uy * (ra + gap * share)
         xb, yb = cx + ux * (rb + gap * (1 - share)), cy + uy * (rb + gap * (1 - share))
-        for t0, t1 in zip(edges[:-2], edges[1:-1], strict=True):
+        for t0, t1 in itertools.pairwise(edges):
             speed = 2 * span * min(1.0, t1 - t0) / (t1 - t0)
             d.hit(t1, 0.25 + speed / 2.0, cx, cy, material=a, surface=b, object=0)
     spin = d.u(-2, 2) * d.t
@@ -585,7 +586,7 @@ def _scene(d: Draw, family: str, bodies: list[Body], floor_y: float | None, surf
 
 def _too_close(log: EventLog) -> bool:
     times = [e.time_s for e in log.events]
-    return any(b - a < MIN_GAP_S for a, b in zip(times[:-1], times[1:], strict=True))
+    return any(b - a < MIN_GAP_S for a, b in itertools.pairwise(times))
 
 
 def _parted(log: EventLog) -> EventLog:

@@ -1,10 +1,11 @@
-"""Training pictures: procedural clips rendered once at the encoder's size, kept as raw arrays, read sequentially.
+"""Training pictures: procedural clips rendered once at the encoder's size, kept as raw arrays, read
+sequentially.
 
     python -m foley_lab.training.clips .runs/clips --count 4000 --workers 2
 
-One shard is `NNNN.npy` (uint8 [clips, F, H, W, 3]) beside `NNNN.json` (the event logs, times in seconds, and the frame
-rate of each clip). Seeds start at `FIRST_SEED`, far above any seed a user types, so every clip of `world make` with a
-smaller seed is one the models never saw.
+One shard is `NNNN.npy` (uint8 [clips, F, H, W, 3]) beside `NNNN.json` (the event logs, times in
+seconds, and the frame rate of each clip). Seeds start at `FIRST_SEED`, far above any seed a user
+types, so every clip of `world make` with a smaller seed is one the models never saw.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _ASPECT_SHARES = (0.5, 0.2, 0.15, 0.15)
 
 
 def scene_of(seed: int, ugly: float = 0.5) -> Scene:
-    """The scene of a training seed, its log with the clip's frame rate; `ugly` is the share of the rough split."""
+    """The scene of a training seed, its log with the clip's frame rate; `ugly` is the share of the
+    rough split."""
     rng = np.random.default_rng([seed, 9])
     fps = float(rng.choice(_RATES, p=_RATE_SHARES))
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
@@ -66,7 +68,8 @@ def make_shard(folder: Path, index: int, first_seed: int, ugly: float) -> int:
 
 
 def load_shards(folder: Path, most: int = 3600) -> tuple[list[np.ndarray], list[EventLog]]:
-    """Finished shards of at most `most` clips and their logs, in memory: a page cache forgets, 2.8 MB a clip."""
+    """Finished shards of at most `most` clips and their logs, in memory: a page cache forgets, 2.8
+    MB a clip."""
     arrays, logs = [], []
     for path in sorted(folder.glob("[0-9]*.json"))[: most // SHARD]:
         if ".part" in path.name:
@@ -77,7 +80,9 @@ def load_shards(folder: Path, most: int = 3600) -> tuple[list[np.ndarray], list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
@@ -87,7 +92,10 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     shards = -(-args.count // SHARD)
     with ProcessPoolExecutor(args.workers) as pool:
-        jobs = [pool.submit(make_shard, args.folder, k, args.first_seed, args.ugly) for k in range(shards)]
+        jobs = [
+            pool.submit(make_shard, args.folder, k, args.first_seed, args.ugly)
+            for k in range(shards)
+        ]
         for done, job in enumerate(jobs, 1):
             job.result()
             print(f"{done}/{shards} shards", flush=True)

@@ -4,8 +4,9 @@
     python -m foley_lab.training.clips .runs/heldout --count 150 --first-seed 5000
     python -m foley_lab.training.encoder --minutes 60
 
-The plain world comes first, the rough one is blended in. Windows of 32 frames, mirrored, shifted, re-lit; in a share of them the colour channels are exchanged, inverted or
-greyed, and there the material is not asked for. Score: mean of F1 at 20 and 40 ms on held-out seeds.
+The plain world comes first, the rough one is blended in. Windows of 32 frames, mirrored, shifted,
+re-lit; in a share of them the colour channels are exchanged, inverted or greyed, and there the
+material is not asked for. Score: mean of F1 at 20 and 40 ms on held-out seeds.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Targets:
 
 
 class Places:
-    """Where the sounding bodies are in each frame of the clean clips, drawn anew from the clips' seeds.
+    """Where the sounding bodies are in each frame of the clean clips, drawn anew from the clips'
+    seeds.
 
     Attributes:
         boxes: Centre and half size in pixels [clips, K, F, 4]; half size 0 is no body.
@@ -115,11 +117,15 @@ class Places:
         times = [e.time_s for e in log.events if e.material == material]
         at = [body.at(t)[:2] for t in times]
         return sum(
-            float(np.hypot(a[0] - (x or 0) * aspect, a[1] - (y or 0))) for a, (x, y) in zip(at, points, strict=True)
+            float(np.hypot(a[0] - (x or 0) * aspect, a[1] - (y or 0)))
+            for a, (x, y) in zip(at, points, strict=True)
         )
 
-    def labels(self, i: int, cut: slice, mirrored: bool, shift: tuple[int, int], side: int) -> np.ndarray:
-        """Material index at each place, row by row [frames, side * side]; IGNORE where nothing is known."""
+    def labels(
+        self, i: int, cut: slice, mirrored: bool, shift: tuple[int, int], side: int
+    ) -> np.ndarray:
+        """Material index at each place, row by row [frames, side * side]; IGNORE where nothing is
+        known."""
         frames = cut.stop - cut.start
         if not self.known[i]:
             return np.full((frames, side * side), IGNORE, np.int64)
@@ -142,14 +148,20 @@ class Batches:
     def __init__(self, folder: Path, places: bool = True) -> None:
         self.arrays, self.logs = load_shards(folder)
         if not self.logs:
-            raise ValueError(f"no clips in {folder}, wanted shards: run `python -m foley_lab.training.clips {folder}`")
+            raise ValueError(
+                f"no clips in {folder}, wanted shards, "
+                f"run `python -m foley_lab.training.clips {folder}`"
+            )
         self.place = [(a, k) for a in range(len(self.arrays)) for k in range(len(self.arrays[a]))]
         self.targets = Targets(self.logs)
         self.places = Places(self.logs if places else [])
         self.clean = np.array([i for i, log in enumerate(self.logs) if log.split == "clean"])
 
-    def draw(self, rng: np.random.Generator, rough: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Frames uint8 [B, F, H, W, 3] and targets; a share `1 - rough` comes from clean clips only."""
+    def draw(
+        self, rng: np.random.Generator, rough: float = 1.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Frames uint8 [B, F, H, W, 3] and targets; a share `1 - rough` comes from clean clips
+        only."""
         t = self.targets
         frames, rows = [], []
         for i in rng.integers(len(self.place), size=BATCH):
@@ -186,7 +198,8 @@ def augment(
     """Mirror, shift, re-light, sometimes break the colours.
 
     Returns:
-        The clip, whether colours still mean materials, whether it is mirrored, its shift (down, right) in pixels.
+        The clip, whether colours still mean materials, whether it is mirrored, its shift (down,
+        right) in pixels.
     """
     mirrored = bool(rng.random() < 0.5)
     if mirrored:
@@ -196,7 +209,9 @@ def augment(
         h, w = clip.shape[1:3]
         moved = np.full_like(clip, 128)
         to, at = np.maximum((dy, dx), 0), np.maximum((-dy, -dx), 0)
-        moved[:, to[0] : h - at[0], to[1] : w - at[1]] = clip[:, at[0] : h - to[0], at[1] : w - to[1]]
+        moved[:, to[0] : h - at[0], to[1] : w - at[1]] = clip[
+            :, at[0] : h - to[0], at[1] : w - to[1]
+        ]
         clip = moved
     kept = True
     if rng.random() < 0.2:
@@ -219,7 +234,11 @@ def losses(out: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tenso
     """Weighted sum and its parts."""
     heat = F.binary_cross_entropy_with_logits(out["heat"], target["heat"])
     has = target["strength"] >= 0
-    strength = F.mse_loss(out["strength"].sigmoid()[has], target["strength"][has]) if has.any() else heat * 0
+    strength = (
+        F.mse_loss(out["strength"].sigmoid()[has], target["strength"][has])
+        if has.any()
+        else heat * 0
+    )
     kind = _ce(out["kind"], target["kind"])
     material = _ce(out["material"], target["material"])
     motion = F.mse_loss(out["motion"].sigmoid(), target["motion"])
@@ -235,10 +254,19 @@ def losses(out: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tenso
         where = F.cross_entropy(
             out["where"].flatten(0, 2), at_place.flatten(), weight=weight, ignore_index=IGNORE
         )
-    total = where + 6 * heat + strength + 0.2 * kind + 1.0 * material + 2 * motion + 0.6 * whole + 0.1 * family
+    total = (
+        where
+        + 6 * heat
+        + strength
+        + 0.2 * kind
+        + 1.0 * material
+        + 2 * motion
+        + 0.6 * whole
+        + 0.1 * family
+    )
     return {
-        "loss": total, "heat": heat, "material": material, "whole": whole, "kind": kind, "motion": motion,
-        "family": family, "where": where,
+        "loss": total, "heat": heat, "material": material, "whole": whole, "kind": kind,
+        "motion": motion, "family": family, "where": where,
     }  # fmt: skip
 
 
@@ -250,7 +278,8 @@ def _ce(logits: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: TinyEyes, held: Batches, limit: int = 150) -> dict[str, float]:
-    """F1 on whole held-out clips at the best of a few thresholds, and material accuracy of the content stream."""
+    """F1 on whole held-out clips at the best of a few thresholds, and material accuracy of the
+    content stream."""
     heats, right, named, right_at, named_at = [], 0, 0, 0, 0
     for i in range(min(limit, len(held.logs))):
         shard, k = held.place[i]
@@ -284,23 +313,36 @@ def evaluate(model: TinyEyes, held: Batches, limit: int = 150) -> dict[str, floa
         if score > best["score"]:
             best = {
                 "score": score, "f1_20": f1[0.02], "f1_40": f1[0.04], "threshold": threshold,
-                "precision_40": hits[0.04] / max(1, found_n), "recall_40": hits[0.04] / max(1, true_n),
+                "precision_40": hits[0.04] / max(1, found_n),
+                "recall_40": hits[0.04] / max(1, true_n),
                 "mae_ms": 1000 * float(np.mean(errors)) if errors else float("nan"),
             }  # fmt: skip
-    return best | {"whole_material": right / max(1, named), "event_material": right_at / max(1, named_at)}
+    return best | {
+        "whole_material": right / max(1, named),
+        "event_material": right_at / max(1, named_at),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    run = parse_run(Run("encoder", minutes=60, ema_decay=0.998, warmup_steps=200, evaluate_every_s=420), __doc__ or "", argv)
+    run = parse_run(
+        Run("encoder", minutes=60, ema_decay=0.998, warmup_steps=200, evaluate_every_s=420),
+        __doc__ or "",
+        argv,
+    )
     torch.set_num_threads(1)
-    data, held = Batches(Path(run.root) / "clips"), Batches(Path(run.root) / "heldout", places=False)
+    data, held = (
+        Batches(Path(run.root) / "clips"),
+        Batches(Path(run.root) / "heldout", places=False),
+    )
     torch.manual_seed(run.seed)
     model = TinyEyes(TinyConfig(families=len(FAMILIES)))
     start = run.folder / "init.pt"  # weights of an earlier run to begin with, where they fit
     if start.exists():
         known = torch.load(start, map_location="cpu", weights_only=True)["ema"]
         print("new:", sorted(model.load_state_dict(known, strict=False).missing_keys), flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.02
+    )
 
     def step(number: int) -> dict[str, Tensor]:
         frames, target = data.draw(run.rng(number), rough=min(1.0, max(0.0, number / 1000 - 0.5)))
@@ -308,7 +350,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             out = model(frames)
         return losses(out, target)
 
-    state = train(run, model, optimizer, step, lambda: evaluate(model, held), model.config.as_dict())
+    state = train(
+        run, model, optimizer, step, lambda: evaluate(model, held), model.config.as_dict()
+    )
     if state.progress(run) >= 1:
         print(export(run.folder))
 

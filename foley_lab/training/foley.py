@@ -1,12 +1,13 @@
-"""How the small transformer learns: what the eyes saw and the words said in, latents of the true sound as the target.
+"""How the small transformer learns: what the eyes saw and the words said in, latents of the true
+sound as the target.
 
     python -m foley_lab.training.foley make .runs/features --count 3000 --workers 2
     python -m foley_lab.training.foley train --minutes 60
 
-Clips are new to the eyes: an encoder is more certain on its own training clips than it will ever be again, and a
-generator that hears only certain features does not learn to doubt. Every clip is stored with two sounds: its own, and
-the same happenings in another material with words that say so. So the picture decides when, the words decide what, and
-without words the visible material sounds.
+Clips are new to the eyes: an encoder is more certain on its own training clips than it will ever be
+again, and a generator that hears only certain features does not learn to doubt. Every clip is
+stored with two sounds: its own, and the same happenings in another material with words that say so.
+So the picture decides when, the words decide what, and without words the visible material sounds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from foley_lab.decoders.vocoder import LatentAnalysis, VocoderConfig
 from foley_lab.encoders.small import SmallEncoder
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import TinyConfig, TinyEyes
-from foley_lab.generators.foley import SMALL, FoleyConfig, FoleyTransformer
+from foley_lab.generators.foley import SMALL, FoleyTransformer
 from foley_lab.signals import MATERIALS
 from foley_lab.synthetic.picture import Painter
 from foley_lab.synthetic.scenes import make_scene
@@ -67,12 +68,16 @@ def _tools(eyes_path: str, analysis_path: str) -> tuple[SmallEncoder, LatentAnal
     return SmallEncoder(eyes, text, threshold=threshold, dtype=torch.bfloat16), analysis
 
 
-def make_features(seed: int, eyes_path: str, analysis_path: str) -> tuple[dict[str, Tensor], list[str]]:
+def make_features(
+    seed: int, eyes_path: str, analysis_path: str
+) -> tuple[dict[str, Tensor], list[str]]:
     """Tokens, two latents and the wordings of one new clip."""
     encoder, analysis = _tools(eyes_path, analysis_path)
     rng = np.random.default_rng([seed, 11])
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
-    scene = make_scene(seed, SECONDS, aspect=aspect, split="ugly" if rng.random() < 0.45 else "clean")
+    scene = make_scene(
+        seed, SECONDS, aspect=aspect, split="ugly" if rng.random() < 0.45 else "clean"
+    )
     size = encoder.eyes.config.size
     frames = np.stack(list(Painter(scene, size, size).frames(FPS)))
     times_s = torch.arange(len(frames), dtype=torch.float64) / FPS
@@ -110,18 +115,24 @@ class FeatureSet:
             parts.append(load_file(path))
         if not parts:
             raise ValueError(
-                f"no features in {folder}, wanted shards: run `python -m foley_lab.training.foley make {folder}`"
+                f"no features in {folder}, wanted shards, "
+                f"run `python -m foley_lab.training.foley make {folder}`"
             )
         self.visual, self.sync, self.latents = (
             torch.cat([p[key] for p in parts]) for key in ("visual", "sync", "latents")
         )
         known = sorted(set(words))
-        self.text = torch.cat([text.encode(known[i : i + 64]).half() for i in range(0, len(known), 64)])
+        self.text = torch.cat(
+            [text.encode(known[i : i + 64]).half() for i in range(0, len(known), 64)]
+        )
         place = {word: i for i, word in enumerate(known)}
         self.words = torch.tensor([place[w] for w in words]).view(len(self.visual), 2, WORDINGS)
 
-    def draw(self, rng: np.random.Generator, model: FoleyTransformer, batch: int = BATCH) -> dict[str, Tensor]:
-        """A batch with conditions withheld here and there: the words only where the sound is the visible one."""
+    def draw(
+        self, rng: np.random.Generator, model: FoleyTransformer, batch: int = BATCH
+    ) -> dict[str, Tensor]:
+        """A batch with conditions withheld here and there: the words only where the sound is the
+        visible one."""
         i = torch.from_numpy(rng.integers(len(self.visual), size=batch))
         other = torch.from_numpy(rng.random(batch) >= OWN_SHARE).long()
         wording = torch.from_numpy(rng.integers(WORDINGS, size=batch))
@@ -138,7 +149,12 @@ class FeatureSet:
             latents, sync = latents[..., start : start + 100], sync[:, start : start + 100]
             visual = visual[:, start // 4 : start // 4 + 25]
         visual, sync = model.without_video(visual, sync, blind)
-        return {"latents": latents, "visual": visual, "sync": sync, "text": text * ~silent[:, None, None]}
+        return {
+            "latents": latents,
+            "visual": visual,
+            "sync": sync,
+            "text": text * ~silent[:, None, None],
+        }
 
 
 def train_foley(run: Run) -> None:
@@ -179,7 +195,9 @@ def export(run_dir: Path, stem: Path = SHIPPED / "small" / "foley") -> list[Path
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     jobs = parser.add_subparsers(dest="job", required=True)
     make = jobs.add_parser("make", help="encode new clips")
     make.add_argument("folder", type=Path)

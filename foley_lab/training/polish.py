@@ -13,6 +13,7 @@ wants a GPU: on a processor core one step costs several times a step of the code
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class Discriminator(nn.Module):
             nn.utils.parametrizations.weight_norm(
                 nn.Conv2d(a, b, (3, 9), stride=(1, 1 if i == 0 else 2), padding=(1, 4))
             )
-            for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
         self.verdict = nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
