@@ -22,10 +22,11 @@ from foley_lab.weights import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 
-KEYS = (
-    "out seconds sample_rate channels model generator sampler decoder num_steps network_calls "
-    "guidance_scale seed device dtype events timings real_time_factor cache peak_memory_bytes"
-).split()
+KEYS = {
+    "out", "seconds", "sample_rate", "channels", "model", "generator", "sampler", "decoder",
+    "num_steps", "network_calls", "guidance_scale", "seed", "device", "dtype", "events", "timings",
+    "real_time_factor", "cache", "peak_memory_bytes",
+}  # fmt: skip
 STAGES = ["read", "encode", "generate", "decode", "write", "total", "time_to_first_audio"]
 
 
@@ -86,11 +87,11 @@ def test_generate_writes_beside_its_input(capsys, film):
 
 
 def test_generate_json_has_its_keys(capsys, film, tmp_path):
-    flags = "--steps 3 --guidance-scale 1.5 --sampler ab2 --seed 7 --device cpu --json".split()
-    code, out, err = run(capsys, "generate", film, "-o", tmp_path / "a.wav", *flags)
+    flags = "--steps 3 --guidance-scale 1.5 --sampler ab2 --seed 7 --device cpu --json"
+    code, out, err = run(capsys, "generate", film, "-o", tmp_path / "a.wav", *flags.split())
     assert (code, err) == (0, "")
     report = json.loads(out.splitlines()[-1])
-    assert set(KEYS) <= set(report)
+    assert set(report) >= KEYS
     assert list(report["timings"]) == STAGES
     assert report["out"] == str(tmp_path / "a.wav") and report["seconds"] == pytest.approx(0.4)
     assert (report["num_steps"], report["network_calls"], report["seed"]) == (3, 3, 7)
@@ -127,7 +128,7 @@ def test_the_own_sound_is_kept_on_demand(capsys, tmp_path):
 
 
 def test_a_picture_that_mp4_cannot_hold_goes_elsewhere(capsys, tmp_path):
-    film = make_film(tmp_path / "a.mkv", codec="ffv1", frames=5)
+    film = make_film(tmp_path / "a.webm", codec="libvpx", frames=5)
     code, out, _ = run(capsys, "generate", film)
     assert code == 0 and out.splitlines()[-1] == str(tmp_path / "a_foley.mkv")
 
@@ -164,8 +165,7 @@ def test_a_truncated_film_is_used_with_a_warning(capsys, tmp_path):
 def test_any_text_is_a_prompt(capsys, film, prompt):
     code, _, err = run(capsys, "generate", film, "--prompt", prompt)
     assert code == 0, err
-    long = "the end of the prompt was not read"
-    assert err.count("\n") <= 1 and (long in err or len(prompt) < 100)
+    assert err == ""
 
 
 def test_a_very_long_prompt_is_cut_with_a_warning(capsys, film):
@@ -412,10 +412,9 @@ def test_batch_refuses_workers_and_folders_that_are_none(capsys, film, tmp_path)
 @pytest.mark.parametrize("silent", [False, True])
 def test_world_makes_clips_with_their_truth(capsys, tmp_path, silent):
     pytest.importorskip("pymunk")
-    flags = "--count 2 --seed 5 --seconds 1 --family bounce strike --size 64x48 --fps 12".split()
-    code, out, _ = run(
-        capsys, "world", "make", tmp_path / "w", *flags, *["--silent"][: int(silent)]
-    )
+    flags = "--count 2 --seed 5 --seconds 1 --family bounce strike --size 64x48 --fps 12"
+    flags += " --silent" if silent else ""
+    code, out, _ = run(capsys, "world", "make", tmp_path / "w", *flags.split())
     assert (code, out) == (0, f"2 clips in {tmp_path / 'w'}\n")
     suffixes = ("json", "mp4", "wav")
     assert names(tmp_path / "w") == [f"000{k}.{s}" for k in range(2) for s in suffixes]

@@ -137,7 +137,6 @@ def test_waiting_for_the_listener_is_not_counted(lab, film):
 def test_a_long_sound_of_several_windows_streams_alike(lab, tmp_path):
     path = make_film(tmp_path / "a.mp4", size=(32, 32), frames=2 * 21, fps=2)  # 21 s, three windows
     offline = lab(path, num_steps=1)
-    assert offline.network_calls == 1 or offline.network_calls > 1
     assert offline.audio.samples.shape[1] == 21 * 48_000
     assert torch.allclose(joined(lab.stream(path, num_steps=1)), offline.audio.samples, atol=1e-4)
 
@@ -160,7 +159,7 @@ def test_what_is_loud_is_turned_down_and_keeps_its_shape():
     assert torch.equal(down[..., far], sound[..., far])
     gain = (down / sound)[..., sound[0, 0].abs() > 0.01]
     assert gain.diff().abs().max() < 0.02  # a gain that glides, where a clip would jump
-    assert torch.allclose(gain.min(), torch.tensor(CEILING / sound.abs().max()), rtol=0.01)
+    assert float(gain.min()) == pytest.approx(CEILING / float(sound.abs().max()), rel=0.01)
 
 
 @pytest.mark.parametrize("length", [1, 2, 100, 2 * REACH])
@@ -298,7 +297,7 @@ def test_a_piece_is_at_least_a_frame(lab, film):
 
 
 def test_a_missing_film_is_named(lab):
-    with pytest.raises(MediaError, match="nowhere.mp4 does not exist"):
+    with pytest.raises(MediaError, match=r"nowhere\.mp4 does not exist"):
         lab("nowhere.mp4")
 
 

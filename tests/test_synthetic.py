@@ -86,6 +86,7 @@ def test_bodies_touch_at_the_event(family, aspect):
 
 
 def test_bodies_are_apart_before_the_event():
+    count = 0
     for seed in range(12):
         scene = make_scene(seed, 4.0, "strike")
         thing, head = scene.bodies[0], scene.bodies[2]
@@ -94,6 +95,8 @@ def test_bodies_are_apart_before_the_event():
         for event in scene.log.events:
             x, y, _ = head.at(event.time_s - 0.02)
             assert distance(thing, 0, float(x), float(y)) > head.width / 2 + 1e-3
+            count += 1
+    assert count > 10
 
 
 @pytest.mark.parametrize("aspect", [WIDE, TALL])
@@ -123,15 +126,15 @@ def test_the_floor_runs_under_a_walker():
     scene = next(s for s in scenes if s.floor_speed and s.floor_material in ("gravel", "wood"))
     scene = replace(scene, bodies=[])
     painter = Painter(scene, 160, 90)
+    painter.path[:] = (1, 0, 0, 0)  # the camera itself holds still
     below = int(scene.floor_y * 90) + 3
     frames = [painter.draw(t) for t in (0.0, 0.1)]
     moved = round(scene.floor_speed * 0.1 * 90)
     middle = slice(30, 130)
     shifted = np.roll(frames[0], moved, 1)
-    if painter.style.shake == 0:
-        still = np.abs(frames[1] - frames[0])[below:, middle].mean()
-        along = np.abs(frames[1] - shifted)[below:, middle].mean()
-        assert along < 0.5 * still
+    still = np.abs(frames[1] - frames[0])[below:, middle].mean()
+    along = np.abs(frames[1] - shifted)[below:, middle].mean()
+    assert along < 0.5 * still
 
 
 def test_splits_differ_in_picture():

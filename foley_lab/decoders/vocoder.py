@@ -97,6 +97,9 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 class _Bands(nn.Module):
     """Amplitudes of bands [B, frames, bands] of samples [B, N]; frame j is centred in hop j."""
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self, sample_rate: int, n_fft: int, hop_length: int, n_bands: int) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
@@ -118,6 +121,10 @@ class LatentAnalysis(nn.Module):
     Principal components are divided by the square root of their deviation: whitening would make a
     generator spend its loss on what cannot be heard, raw scale would let five channels rule.
     """
+
+    mean: Tensor
+    projection: Tensor
+    scale: Tensor
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
@@ -202,7 +209,8 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     batch, count, size = frames.shape
     overlap = size // hop_length
     pieces = frames.reshape(batch, count, overlap, hop_length).unbind(2)
-    total = sum(F.pad(piece, (0, 0, i, overlap - 1 - i)) for i, piece in enumerate(pieces))
+    shifted = [F.pad(piece, (0, 0, i, overlap - 1 - i)) for i, piece in enumerate(pieces)]
+    total = sum(shifted[1:], shifted[0])
     around = (size - hop_length) // 2
     return total.flatten(1)[:, around : around + count * hop_length]
 
@@ -215,6 +223,11 @@ class Vocoder(nn.Module):
     that many frames of context on both sides, name its place with `first_frame`, and cut the
     context off.
     """
+
+    noise: Tensor
+    turns: Tensor
+    ring_window: Tensor
+    noise_window: Tensor
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from foley_lab.decoders.vocoder import Codec
 from foley_lab.evaluation.material import load_judge
 from foley_lab.evaluation.score import ClipScore, score_clip, summary
 from foley_lab.evaluation.sync import EventCounts, count_events
@@ -134,9 +135,11 @@ def _mono(result: Any) -> np.ndarray:
 
 
 def _through_codec(lab: Lab, sound: np.ndarray) -> np.ndarray:
+    codec = lab.decoder
+    assert isinstance(codec, Codec), "the small model decodes with a codec, which can encode too"
     with torch.inference_mode():
         samples = torch.from_numpy(sound)[None, None]
-        return lab.decoder.decode(lab.decoder.encode(samples))[0, 0, : len(sound)].numpy()
+        return codec.decode(codec.encode(samples))[0, 0, : len(sound)].numpy()
 
 
 def _short(scores: dict[str, Any]) -> dict[str, Any]:

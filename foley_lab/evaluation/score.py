@@ -128,7 +128,7 @@ def summary(scores: Sequence[ClipScore]) -> dict[str, Any]:
     pooled = sum((s.counts for s in scores), EventCounts()).scores()
     pooled["material_accuracy"] = sum(s.named for s in scores) / judged if judged else None
     for name in _LIKENESS:
-        values = [s.likeness[name] for s in scores if s.likeness[name] is not None]
+        values = [value for s in scores if (value := s.likeness[name]) is not None]
         pooled[name] = float(np.mean(values)) if values else None
     return pooled
 

@@ -135,8 +135,12 @@ class FlowGenerator:
                     total[..., w.start : w.stop] += weights * v[:, i]
             return total
 
+        def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            without, with_ = velocities(x, t)
+            return without, with_
+
         velocity = (
-            guided(lambda x, t: tuple(velocities(x, t)), guidance_scale)
+            guided(pair, guidance_scale)
             if branches == 2
             else lambda x, t: velocities(x, t)[0]
         )

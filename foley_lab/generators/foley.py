@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -140,12 +140,12 @@ XXL = FoleyConfig(18, 36, 1536, 12)
 XL = FoleyConfig(12, 24, 1408, 11)
 SMALL = FoleyConfig(
     2,
-    6,
-    256,
-    4,
+    5,
+    192,
+    3,
     mlp_ratio=2.0,
-    clip_dim=192,
-    sync_dim=192,
+    clip_dim=128,
+    sync_dim=148,
     condition_dim=384,
     text_length=32,
     sync_positions=0,
@@ -509,7 +509,7 @@ class FoleyTransformer(nn.Module):
             visual=self.visual_proj(visual),
             sync=self.sync_in(sync),
             sync_index=sync_index,
-            text=tuple(block.prepare_text(text, rotary) for block in self.triple_blocks),
+            text=tuple(cast(TripleBlock, b).prepare_text(text, rotary) for b in self.triple_blocks),
             rotary=rotary,
             latents_length=latents_length,
         )

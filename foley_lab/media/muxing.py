@@ -120,6 +120,7 @@ def _copy(
     codec: str,
     bit_rate: int,
 ) -> list[str]:
+    assert span.start is not None, "`picture_span` refuses a film without frames"
     picture = picture_stream(film, source)
     streams, lost = _streams_to_keep(film, picture, suffix)
     output.metadata.update({k: v for k, v in film.metadata.items() if k not in OWN_TAGS})

@@ -123,7 +123,9 @@ def read_video(
                 f"{shown(path)} has no frame that can be decoded, wanted at least one, "
                 "copy or export it again"
             )
-        length = end if stopped else min(walk.span.length, end or walk.span.length)
+        length = walk.span.length
+        if end is not None:
+            length = end if stopped else min(length, end)
         if last is None or length <= start:
             raise MediaError(
                 f"{shown(path)} lasts {float(walk.span.length):.3f} s, wanted a section from "
@@ -216,8 +218,8 @@ class _Walk:
                 if origin is None:
                     # Packets that no decoder can use (a broadcast cut between key frames) still
                     # take their time in a copy, so the packets' start is the picture's start.
-                    late = self.span.by_dts or self.span.start is None
-                    origin = moment if late else self.span.start
+                    start = None if self.span.by_dts else self.span.start
+                    origin = moment if start is None else start
                 yield frame, moment - origin
 
     def faults(self, whole: bool) -> list[str]:

@@ -21,6 +21,7 @@ import av
 import numpy as np
 import soundfile
 import torch
+from av.codec.context import Flags
 from av.error import FFmpegError
 
 from ..signals import Audio, MediaError
@@ -249,7 +250,7 @@ def write_video(
         stream = output.add_stream(codec, rate=rate, options=options | {"threads": "1"})
         stream.pix_fmt = pix_fmt
         stream.codec_context.time_base = 1 / rate
-        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        stream.codec_context.flags |= Flags.bitexact
         for pixels in frames:
             if shape is None:
                 shape = pixels.shape
@@ -323,14 +324,13 @@ class SoundTrack:
         self.layout = "mono" if len(samples) == 1 else "stereo"
         self.stream = output.add_stream(codec, rate=SAMPLE_RATE, layout=self.layout)
         self.stream.time_base = Fraction(1, SAMPLE_RATE)
-        self.stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        if codec == "flac":
-            self.stream.format = "s32"
-        else:
+        self.stream.codec_context.flags |= Flags.bitexact
+        if codec != "flac":
             self.stream.bit_rate = bit_rate if len(samples) > 1 else bit_rate // 2
-            self.stream.format = "flt" if codec == "libopus" else "fltp"
+        sample_format = {"flac": "s32", "libopus": "flt"}.get(codec, "fltp")
+        self.stream.format = sample_format
         self.resampler = av.AudioResampler(
-            format=self.stream.format.name, layout=self.layout, rate=SAMPLE_RATE
+            format=sample_format, layout=self.layout, rate=SAMPLE_RATE
         )
 
     def push(self, until: int) -> None:

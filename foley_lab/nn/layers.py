@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,8 @@ class TimeEmbedding(nn.Module):
         ramp = torch.arange(half, dtype=torch.float32, device=t.device)
         angle = t.float()[:, None] * torch.exp(-math.log(10_000.0) / half * ramp)
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        dtype = cast(nn.Linear, self.mlp[0]).weight.dtype
+        return self.mlp(waves.to(dtype))
 
 
 class RMSNorm(nn.Module):

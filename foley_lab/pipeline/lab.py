@@ -144,6 +144,7 @@ class Result:
                 f"take {take}, wanted 0 to {len(self.takes) - 1}, ask for more takes first"
             )
         source, target = self.info.path, Path(os.fsdecode(path))
+        assert source is not None  # a Lab reads from paths
         film = target.suffix.lower() in FILM_FILES
         if keep_audio and not film:
             raise ValueError(

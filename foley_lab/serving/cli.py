@@ -12,6 +12,7 @@ Whatever is heavy is imported by the command that needs it, so that `--help` ans
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import runpy
@@ -35,6 +36,9 @@ PARTS = ("codec", "encoder", "foley", "judge", "clips")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; bugs leave as exceptions, which Python makes 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every character
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _terminated_like_interrupted():
             args = build_parser().parse_args(argv)
@@ -170,17 +174,18 @@ def _generate(args: argparse.Namespace) -> int:
     from foley_lab.media import check_target, probe
     from foley_lab.media.opening import shown
     from foley_lab.pipeline import presets
+    from foley_lab.pipeline.lab import PIECE, STREAM_PIECE
     from foley_lab.serving.targets import default_target, numbered
 
-    info = probe(args.video)
+    probe(args.video)  # a bad video is refused before the model is loaded
     if args.out is None:
-        target = default_target(info.path, info.path.parent)
+        video = Path(args.video)
+        target = default_target(video, video.parent)
     else:
         target = check_target(args.video, args.out, force=True)
     lab = presets.load(args.model, args.device, args.dtype)
     with _progress() as callback:
-        request = lab.stream if args.stream else lab
-        result = request(
+        stream = lab.stream(
             args.video,
             prompt=args.prompt,
             negative_prompt=args.negative_prompt,
@@ -192,11 +197,11 @@ def _generate(args: argparse.Namespace) -> int:
             seed=args.seed,
             takes=args.takes,
             callback=callback,
+            piece=STREAM_PIECE if args.stream else PIECE,
         )
-        if args.stream:
-            for _ in result:
-                pass
-            result = result.result
+        for _ in stream:
+            pass
+        result = stream.result
         callback("write", 0, args.takes)
         targets = [numbered(target, take + 1) for take in range(args.takes)]
         lost: list[str] = []
@@ -274,7 +279,6 @@ def _batch(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise ValueError(f"workers {args.workers}, wanted at least 1, e.g. 2")
     _use_free_cores(args.workers)
-    from foley_lab.media.opening import shown
     from foley_lab.pipeline import presets
 
     lab = presets.load(args.model, args.device, args.dtype)
@@ -289,7 +293,8 @@ def _batch(args: argparse.Namespace) -> int:
             if outcome.error is not None:
                 _say(f"row {outcome.row}: {_one_line(outcome.error)}")
             elif not args.json:
-                print(shown(outcome.out), "(was there)" if outcome.skipped else "", flush=True)
+                note = " (was there)" if outcome.skipped else ""
+                print(f"{_one_line(str(outcome.out))}{note}", flush=True)
     failed = sum(o.error is not None for o in outcomes)
     skipped = sum(o.skipped for o in outcomes)
     counts = {

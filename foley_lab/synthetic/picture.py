@@ -1,9 +1,10 @@
 """How it looks: scenes drawn with OpenCV at any size, from a clean studio to a bad phone video.
 
-A scene is one still world image (background, floor, resting bodies), larger than the view, over which moving bodies are
-laid as small textured sprites: `warpAffine` touches their bounding boxes only. Camera, shutter, light, noise and
-compression come after. What a material looks like is constant in kind (hue range, texture, highlight) and varied in
-detail, because a model can name only materials that can be told apart.
+A scene is one still world image (background, floor, resting bodies), larger than the view, over
+which moving bodies are laid as small textured sprites: `warpAffine` touches their bounding boxes
+only. Camera, shutter, light, noise and compression come after. What a material looks like is
+constant in kind (hue range, texture, highlight) and varied in detail, because a model can name only
+materials that can be told apart.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def _field(rng: np.random.Generator, n: int, cells: int) -> np.ndarray:
 
 
 def texture(material: str, n: int, seed: int, flat: bool = False) -> np.ndarray:
-    """RGB float32 [n, n, 3] in 0..255: the skin of a material. `flat` leaves out light and shade (floors, walls)."""
+    """The skin of a material, RGB float32 [n, n, 3] in 0..255.
+
+    `flat` leaves out light and shade (floors, walls).
+    """
     rng = np.random.default_rng([seed, 5])
     (h0, h1), (s0, s1), (v0, v1) = _HUES[material]
     hsv = np.array([[[rng.uniform(h0, h1), rng.uniform(s0, s1), rng.uniform(v0, v1)]]], np.float32)
@@ -98,7 +102,9 @@ def texture(material: str, n: int, seed: int, flat: bool = False) -> np.ndarray:
     shade = np.ones((n, n), np.float32)
     if material == "wood":
         turn = rng.uniform(-0.4, 0.4)
-        along = (y * math.cos(turn) + x * math.sin(turn)) * rng.uniform(3, 6) + 0.7 * _field(rng, n, 3)
+        along = (y * math.cos(turn) + x * math.sin(turn)) * rng.uniform(3, 6) + 0.7 * _field(
+            rng, n, 3
+        )
         shade += 0.3 * np.sin(along * math.pi)
     elif material == "metal":
         shade += 0.45 * np.sin((y + 0.25 * x) * rng.uniform(2.5, 4) + rng.uniform(0, 3))
@@ -107,7 +113,9 @@ def texture(material: str, n: int, seed: int, flat: bool = False) -> np.ndarray:
     elif material == "gravel":
         cells = int(rng.integers(6, 11))
         grain = rng.uniform(0.35, 1.5, (cells, cells)).astype(np.float32)
-        shade = cv2.resize(grain, (n, n), interpolation=cv2.INTER_NEAREST) + 0.12 * _field(rng, n, 9)
+        shade = cv2.resize(grain, (n, n), interpolation=cv2.INTER_NEAREST) + 0.12 * _field(
+            rng, n, 9
+        )
     elif material == "rubber":
         shade += 0.08 * _field(rng, n, 3)
     elif material == "skin":
@@ -118,13 +126,15 @@ def texture(material: str, n: int, seed: int, flat: bool = False) -> np.ndarray:
         hx, hy = rng.uniform(-0.45, -0.2), rng.uniform(-0.5, -0.25)
         far = (x - hx) ** 2 + (y - hy) ** 2
         if material in ("plastic", "glass", "metal"):
-            width, power = {"plastic": (0.02, 190), "glass": (0.012, 230), "metal": (0.05, 120)}[material]
+            width, power = {"plastic": (0.02, 190), "glass": (0.012, 230), "metal": (0.05, 120)}[
+                material
+            ]
             out += (power * np.exp(-far / width))[..., None]
     return np.clip(out, 0, 255)
 
 
 def sprite(body: Body, n: int) -> np.ndarray:
-    """Premultiplied RGBA float32 [n, n, 4], colour 0..255, alpha 0..1; the body fills the square."""
+    """Premultiplied RGBA float32 [n, n, 4], colour 0..255, alpha 0..1; the body fills it."""
     rgb = texture(body.material, n, body.seed)
     y, x = (np.mgrid[0:n, 0:n].astype(np.float32) + 0.5) / n * 2 - 1
     soft = max(2.0 / n, 0.02)
@@ -216,7 +226,9 @@ class Painter:
             tile = texture(scene.floor_material, n, scene.log.seed, flat=True)
             depth = max(h - top, 1)
             across = [np.roll(tile, int(k * n / 3), 0) for k in range(max(1, round(w / depth / 2)))]
-            world[top:] = cv2.resize(np.hstack(across), (w, depth), interpolation=cv2.INTER_LINEAR)[: h - top]
+            world[top:] = cv2.resize(np.hstack(across), (w, depth), interpolation=cv2.INTER_LINEAR)[
+                : h - top
+            ]
         camera = (1.0, 0.0, 0.0, 0.0)
         for body in scene.bodies:
             if not (body.moves or body.shown or body.front):
@@ -229,7 +241,7 @@ class Painter:
         return world, (float(mx), float(my))
 
     def _run_floor(self, time_s: float) -> None:
-        """Move the floor of the still world to where it is at an instant; it repeats itself endlessly."""
+        """Move the floor of the still world to where it is at an instant; it repeats endlessly."""
         if not (self.scene.floor_speed and len(self.floor)):
             return
         width = self.floor.shape[1]
@@ -245,7 +257,8 @@ class Painter:
 
         def wobble() -> np.ndarray:
             return sum(
-                rng.uniform(0.3, 1) * np.sin(rng.uniform(0.5, 14) * t + rng.uniform(0, 6)) for _ in range(3)
+                rng.uniform(0.3, 1) * np.sin(rng.uniform(0.5, 14) * t + rng.uniform(0, 6))
+                for _ in range(3)
             )  # pyright: ignore[reportReturnType]
 
         path = np.empty((n, 4), np.float32)
@@ -264,7 +277,9 @@ class Painter:
         zoom, tilt, dx, dy = camera
         cx, cy = self.scene.aspect / 2, 0.5
         c, s = math.cos(tilt) * zoom, math.sin(tilt) * zoom
-        m = np.array([[c, -s, cx - c * cx + s * cy + dx], [s, c, cy - s * cx - c * cy + dy]], np.float64)
+        m = np.array(
+            [[c, -s, cx - c * cx + s * cy + dx], [s, c, cy - s * cx - c * cy + dy]], np.float64
+        )
         m[0] *= self.sx
         m[1] *= self.sy
         m[:, 2] += origin
@@ -290,7 +305,9 @@ class Painter:
         m = view @ unit  # unit square (-.5 .. .5) → pixels
         half = 0.5 * (np.abs(m[:, 0]) + np.abs(m[:, 1])) + 1
         x0, y0 = np.maximum(np.floor(m[:, 2] - half).astype(int), 0)
-        x1, y1 = np.minimum(np.ceil(m[:, 2] + half).astype(int) + 1, (canvas.shape[1], canvas.shape[0]))
+        x1, y1 = np.minimum(
+            np.ceil(m[:, 2] + half).astype(int) + 1, (canvas.shape[1], canvas.shape[0])
+        )
         if x0 >= x1 or y0 >= y1:
             return
         from_tex = np.array([[1 / n, 0, 0.5 / n - 0.5], [0, 1 / n, 0.5 / n - 0.5], [0, 0, 1]])
@@ -301,14 +318,18 @@ class Painter:
         roi *= 1 - patch[..., 3:]
         roi += patch[..., :3]
 
-    def _shadow(self, canvas: np.ndarray, body: Body, at: np.ndarray, camera: tuple[float, ...]) -> None:
+    def _shadow(
+        self, canvas: np.ndarray, body: Body, at: np.ndarray, camera: tuple[float, ...]
+    ) -> None:
         floor_y = self.scene.floor_y
         if floor_y is None:
             return
         height = floor_y - at[1] - body.height / 2
         strength = 0.45 / (1 + 5 * max(height, 0))
         place = np.array([at[0], floor_y + 0.012, 0.0])
-        self._lay(canvas, body, place, camera, tex=_SHADOW * strength, size=(body.width * 1.1, 0.05))
+        self._lay(
+            canvas, body, place, camera, tex=_SHADOW * strength, size=(body.width * 1.1, 0.05)
+        )
 
     def draw(self, time_s: float) -> np.ndarray:
         """The scene at one instant, float32 RGB [H, W, 3], before light and noise."""
@@ -320,10 +341,16 @@ class Painter:
         if still:
             canvas = self.world[oy : oy + self.height, ox : ox + self.width].copy()
         else:
-            to_world = np.array([[1 / self.sx, 0, -ox / self.sx], [0, 1 / self.sy, -oy / self.sy], [0, 0, 1]])
+            to_world = np.array(
+                [[1 / self.sx, 0, -ox / self.sx], [0, 1 / self.sy, -oy / self.sy], [0, 0, 1]]
+            )
             m = self._affine(camera, (0.0, 0.0)) @ to_world
             canvas = cv2.warpAffine(
-                self.world, m, (self.width, self.height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+                self.world,
+                m,
+                (self.width, self.height),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
             )
         for body in sorted(self.moving, key=lambda b: b.front):
             if body.shown and not body.shown[0] <= time_s <= body.shown[1]:

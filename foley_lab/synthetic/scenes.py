@@ -1,17 +1,20 @@
 """What happens: scenes whose motion, contacts and sounding materials are known exactly.
 
-A scene is drawn from a seed. Its bodies carry tracks (x, y, angle on a 1 ms grid) and its log carries every contact.
-Lengths are in picture heights, x runs from 0 to `aspect`, y from 0 (top) to 1 (bottom). Where contact times can be
-written down (flight under gravity, swings, strikes, gait) the motion is closed-form and the times are exact; tumbling
-bodies are left to pymunk at 1 ms, contact time = step - 0.5 ms.
+A scene is drawn from a seed. Its bodies carry tracks (x, y, angle on a 1 ms grid) and its log
+carries every contact. Lengths are in picture heights, x runs from 0 to `aspect`, y from 0 (top) to
+1 (bottom). Where contact times can be written down (flight under gravity, swings, strikes, gait)
+the motion is closed-form and the times are exact; tumbling bodies are left to pymunk at 1 ms,
+contact time = step - 0.5 ms.
 
-Three rules keep the truth learnable: contacts softer than the eye can see are not logged as impacts but as a rolling
-interval; no two events of a clip are closer than `MIN_GAP_S` (the ear parts them no better); smooth turning points,
-feints and crossings without contact occur on purpose and are silent.
+Three rules keep the truth learnable: contacts softer than the eye can see are not logged as impacts
+but as a rolling interval; no two events of a clip are closer than `MIN_GAP_S` (the ear parts them
+no better); smooth turning points, feints and crossings without contact occur on purpose and are
+silent.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +23,6 @@ import numpy as np
 
 from foley_lab.signals import MATERIALS, Event, EventLog, Interval, sort_events
 from foley_lab.synthetic.words import prompt_for
-import itertools
 
 TICK_HZ = 1000
 MIN_GAP_S = 0.06
@@ -68,9 +70,12 @@ class Body:
 
 @dataclass
 class Scene:
-    """Bodies, the floor they stand on (None: seen from above or mid-air) and the log of what sounds.
+    """Bodies, the floor they stand on and the log of what sounds.
 
-    `floor_speed` is how fast the floor runs by under a camera that follows, in heights per second to the right.
+    Attributes:
+        floor_y: Top of the floor, or None: seen from above or mid-air.
+        floor_speed: How fast the floor runs by under a camera that follows, in picture heights per
+            second to the right.
     """
 
     log: EventLog
@@ -87,7 +92,7 @@ class Draw:
     def __init__(self, seed: int, seconds: float, aspect: float) -> None:
         self.rng = np.random.default_rng(seed)
         self.seconds, self.aspect = seconds, aspect
-        self.ticks = int(round(seconds * TICK_HZ)) + 1
+        self.ticks = round(seconds * TICK_HZ) + 1
         self.t = np.arange(self.ticks) / TICK_HZ
         self.events: list[Event] = []
         self.continuous: list[Interval] = []
@@ -149,11 +154,11 @@ def _track(d: Draw, x: object, y: object, angle: object = 0.0) -> np.ndarray:
     return out
 
 
-# --- families -------------------------------------------------------------------------------------------------------
+# --- families -------------------------------------------------------------------------------------
 
 
 def bounce(d: Draw) -> Scene:
-    """Balls in free flight that come back up from the floor, softer each time, and roll out at last."""
+    """Balls in free flight that come back up from the floor, softer each time, and roll out."""
     floor_y = d.u(0.62, 1.0) if d.chance(0.85) else d.u(1.0, 1.06)
     surface = d.pick(FLOORS)
     bodies = []
@@ -163,7 +168,7 @@ def bounce(d: Draw) -> Scene:
         y, v = d.u(-0.1, floor_y - 2.5 * r), d.u(-0.8, 0.6)
         x0, vx = d.u(0.1, d.aspect - 0.1), d.u(-0.35, 0.35)
         ground, t0 = floor_y - r, d.u(0.0, 0.5)
-        # a ball that would leave the picture before the clip ends is slowed: what sounds can be seen
+        # a ball that would leave the picture is slowed: what sounds can be seen
         vx = float(np.clip(vx, (0.6 * r - x0) / d.seconds, (d.aspect - 0.6 * r - x0) / d.seconds))
         ys = np.full(d.ticks, y)
         held = d.t < t0
@@ -185,11 +190,23 @@ def bounce(d: Draw) -> Scene:
         moving = np.clip(np.minimum(d.t, stop) - start, 0, None)
         xs = x0 + vx * np.where(held, 0.0, moving)
         if abs(vx) > 0.12 and stop < d.seconds - 0.2 and t < d.seconds - 0.3:
-            speed = np.where((d.t > t) & (d.t < stop), abs(vx) / 0.35 * (stop - d.t) / (stop - t), 0)
-            d.continuous.append(
-                Interval("roll", round(t, 4), round(stop, 4), material, surface, i, d.speeds(speed, t, stop))
+            speed = np.where(
+                (d.t > t) & (d.t < stop), abs(vx) / 0.35 * (stop - d.t) / (stop - t), 0
             )
-        bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, xs, ys, xs / r), d.seed(), True))
+            d.continuous.append(
+                Interval(
+                    "roll",
+                    round(t, 4),
+                    round(stop, 4),
+                    material,
+                    surface,
+                    i,
+                    d.speeds(speed, t, stop),
+                )
+            )
+        bodies.append(
+            Body("ball", material, 2 * r, 2 * r, _track(d, xs, ys, xs / r), d.seed(), True)
+        )
     return _scene(d, "bounce", bodies, floor_y, surface)
 
 
@@ -244,7 +261,9 @@ def tumble(d: Draw) -> Scene:
     now = 0.0
 
     def contact(arbiter: pymunk.Arbiter, _space: object, _data: object) -> None:
-        impulse = arbiter.total_impulse.length  # per unit mass: the change of speed, heights per second
+        impulse = (
+            arbiter.total_impulse.length
+        )  # per unit mass: the change of speed, heights per second
         if not arbiter.is_first_contact or impulse < 0.5:
             return
         ours = [index[s.body] for s in arbiter.shapes if s.body in index]
@@ -254,7 +273,15 @@ def tumble(d: Draw) -> Scene:
         last[i] = now
         p = arbiter.contact_point_set.points[0].point_a
         other = moving[ours[1]][1].material if len(ours) > 1 else surface
-        d.hit(now - 0.0005, impulse / 4.5, p.x, p.y, material=moving[i][1].material, surface=other, object=i)
+        d.hit(
+            now - 0.0005,
+            impulse / 4.5,
+            p.x,
+            p.y,
+            material=moving[i][1].material,
+            surface=other,
+            object=i,
+        )
 
     space.on_collision(None, None, post_solve=contact)
     for k in range(d.ticks):
@@ -287,7 +314,15 @@ def pendulum(d: Draw) -> Scene:
             t = (k * math.pi - phase) / omega
             if 0 <= t < d.seconds:
                 v = float(np.interp(t, d.t, swing)) * omega * length
-                d.hit(t, v / 3.0, wall_x + side * 0.03, wall_y, material=material, surface=other, object=0)
+                d.hit(
+                    t,
+                    v / 3.0,
+                    wall_x + side * 0.03,
+                    wall_y,
+                    material=material,
+                    surface=other,
+                    object=0,
+                )
     rod = _track(d, (x + px) / 2, (y + py) / 2, -angle)
     bodies.append(Body("bar", d.pick(("rubber", "wood", "metal")), 0.014, length, rod, d.seed()))
     bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, -angle), d.seed()))
@@ -295,7 +330,7 @@ def pendulum(d: Draw) -> Scene:
 
 
 def strike(d: Draw) -> Scene:
-    """A tool or limb that hits a thing along any axis; some blows are feints and stop short of it."""
+    """A tool or limb that hits a thing along any axis; some blows are feints and stop short."""
     material = d.pick(MATERIALS)
     w, h = d.u(0.18, 0.45), d.u(0.12, 0.35)
     cx, cy = d.u(0.4, d.aspect - 0.4), d.u(0.45, 0.75)
@@ -318,7 +353,9 @@ def strike(d: Draw) -> Scene:
         gap[up] = start + (lift - start) * 0.5 * (1 - np.cos(np.pi * p))
         down = (d.t >= t - fall) & (d.t < t)
         p = (d.t[down] - (t - fall)) / fall
-        gap[down] = floor + (lift - floor) * ((1 - p * p) if not feint else 0.5 * (1 + np.cos(np.pi * p)))
+        gap[down] = floor + (lift - floor) * (
+            (1 - p * p) if not feint else 0.5 * (1 + np.cos(np.pi * p))
+        )
         dwell = min(d.u(0.0, 0.12), 0.4 * (end - t)) if d.chance(0.6) else 0.0
         begin = t + dwell
         gap[d.t >= t] = floor
@@ -346,7 +383,11 @@ def strike(d: Draw) -> Scene:
 
 
 def _touch(look: str, w: float, h: float, axis: float, head: float) -> tuple[float, float, float]:
-    """How far from a thing's centre a round head stops that comes along `axis`, and where on the thing it touches."""
+    """Where a round head stops that comes along `axis` towards a thing's centre.
+
+    Returns:
+        Distance from centre to centre, and the place x, y on the thing that is touched.
+    """
     turn = np.linspace(0, 2 * math.pi, 4001)
     c, s = np.cos(turn), np.sin(turn)
     if look == "box":
@@ -354,16 +395,16 @@ def _touch(look: str, w: float, h: float, axis: float, head: float) -> tuple[flo
         c, s = c / stretch, s / stretch
     x, y = w / 2 * c, h / 2 * s
     along, off = x * math.cos(axis) + y * math.sin(axis), y * math.cos(axis) - x * math.sin(axis)
-    # head's centre at distance d: (d - along)² + off² = head², for the outline's point that stops it first
+    # (distance - along)² + off² = head² for the point of the outline that stops it first
     stops = np.where(np.abs(off) <= head, along + np.sqrt(np.clip(head**2 - off**2, 0, None)), 0.0)
     i = int(np.argmax(stops))
     return float(stops[i]), float(x[i]), float(y[i])
 
 
 def footsteps(d: Draw) -> Scene:
-    """Legs that walk across, or ahead of a following camera; each landing sounds in the floor's material.
+    """Legs that walk across, or ahead of a following camera.
 
-    Whoever leaves the picture comes back in on the other side.
+    Each landing sounds in the floor's material; who leaves the picture comes in on the other side.
     """
     surface, floor_y = d.pick(MATERIALS), d.u(0.7, 0.96)
     period, stride = d.u(0.7, 1.5), d.u(0.25, 0.6)
@@ -388,7 +429,8 @@ def footsteps(d: Draw) -> Scene:
         for k in range(int(cycle[-1]) + 2):
             t = (k + duty - phase0 - 0.5 * leg) * period
             if 0 <= t < d.seconds:
-                d.hit(t, strength * d.u(0.75, 1.2), float(x[round(t * TICK_HZ)]), floor_y, kind="step",
+                landed = float(x[round(t * TICK_HZ)])
+                d.hit(t, strength * d.u(0.75, 1.2), landed, floor_y, kind="step",
                       material=surface, surface=sole, object=leg)  # fmt: skip
         tilt = direction * 0.35 * np.sin(np.pi * swing) * (p < duty)
         top = min(floor_y - d.aspect * 0.5 - 0.2, -0.12)
@@ -449,7 +491,7 @@ def meet(d: Draw) -> Scene:
         now = (d.t >= t0) & (d.t < t1)
         p = (d.t[now] - t0) / (t1 - t0)
         height = span * min(1.0, (t1 - t0))
-        # out and back at even speed, with the turn rounded off: the contact is sharp, the turn is smooth
+        # out and back at even speed, the turn rounded off: the contact is sharp, the turn smooth
         gap[now] = height * (edge - np.sqrt((2 * p - 1) ** 2 + 0.03)) / (edge - math.sqrt(0.03))
     share = d.u(0.25, 0.75)
     if crossing:
@@ -465,7 +507,9 @@ def meet(d: Draw) -> Scene:
     spin = d.u(-2, 2) * d.t
     bodies = [
         # turned along the axis, a box meets the ball with the middle of its side
-        Body("ball" if d.chance(0.7) else "box", b, 2 * rb, 2 * rb, _track(d, xb, yb, axis), d.seed()),
+        Body(
+            "ball" if d.chance(0.7) else "box", b, 2 * rb, 2 * rb, _track(d, xb, yb, axis), d.seed()
+        ),
         Body("ball", a, 2 * ra, 2 * ra, _track(d, xa, ya, spin), d.seed()),
     ]
     return _scene(d, "meet", bodies, None, b)
@@ -475,15 +519,29 @@ def drops(d: Draw) -> Scene:
     """Water drops that fall onto a surface; a ring spreads where each lands."""
     surface, floor_y = d.pick(MATERIALS), d.u(0.65, 0.92)
     g, size = d.u(4.0, 12.0), d.u(0.035, 0.07)
-    bodies: list[Body] = [Body("box", surface, d.aspect + 1, 0.5, _still(d.aspect / 2, floor_y + 0.25), d.seed())]
+    bodies: list[Body] = [
+        Body("box", surface, d.aspect + 1, 0.5, _still(d.aspect / 2, floor_y + 0.25), d.seed())
+    ]
     for i, t in enumerate(d.times(0.12, 0.9, 0.3)):
         x, s = d.u(0.15, d.aspect - 0.15), size * d.u(0.8, 1.2)
         top = d.u(-0.1, 0.15)
         fall = math.sqrt(2 * (floor_y - top) / g)
-        y = floor_y - s - 0.5 * g * np.clip(t - d.t, 0, None) * (2 * fall - np.clip(t - d.t, 0, None))
-        bodies.append(Body("drop", "glass", s * 1.2, s * 2, _track(d, x, y), d.seed(), False, (t - fall, t)))
-        bodies.append(Body("ring", "glass", s * 5, s * 1.2, _still(x, floor_y), d.seed(), False, (t, t + 0.16)))
-        d.hit(t, d.u(0.4, 0.9), x, floor_y, kind="drop", material=surface, surface="water", object=i)
+        y = (
+            floor_y
+            - s
+            - 0.5 * g * np.clip(t - d.t, 0, None) * (2 * fall - np.clip(t - d.t, 0, None))
+        )
+        bodies.append(
+            Body("drop", "glass", s * 1.2, s * 2, _track(d, x, y), d.seed(), False, (t - fall, t))
+        )
+        bodies.append(
+            Body(
+                "ring", "glass", s * 5, s * 1.2, _still(x, floor_y), d.seed(), False, (t, t + 0.16)
+            )
+        )
+        d.hit(
+            t, d.u(0.4, 0.9), x, floor_y, kind="drop", material=surface, surface="water", object=i
+        )
     return _scene(d, "drops", bodies, floor_y, surface)
 
 
@@ -501,10 +559,19 @@ def scrape(d: Draw) -> Scene:
         p = np.clip((d.t - t) / length, 0, 1)
         x = x + way * (1 - np.cos(np.pi * p)) / 2
         if abs(way) > 0.06:
-            speed = np.where((p > 0) & (p < 1), abs(way) * np.pi / 2 / length * np.sin(np.pi * p), 0)
+            speed = np.where(
+                (p > 0) & (p < 1), abs(way) * np.pi / 2 / length * np.sin(np.pi * p), 0
+            )
             d.continuous.append(
-                Interval("scrape", round(t, 4), round(t + length, 4), material, surface, 0,
-                         d.speeds(speed / 1.2, t, t + length))  # fmt: skip
+                Interval(
+                    "scrape",
+                    round(t, 4),
+                    round(t + length, 4),
+                    material,
+                    surface,
+                    0,
+                    d.speeds(speed / 1.2, t, t + length),
+                )
             )
         t += length + (d.u(0.1, 0.5) if d.chance(0.6) else 0.0)
         side = -side
@@ -517,7 +584,7 @@ def scrape(d: Draw) -> Scene:
 
 
 def roll(d: Draw) -> Scene:
-    """A ball that rolls to and fro between two stops, rumbling on the way and knocking at the ends."""
+    """A ball that rolls to and fro, rumbling on the way and knocking at the two ends."""
     material, surface, floor_y = d.pick(MATERIALS), d.pick(FLOORS), d.u(0.6, 0.95)
     r, speed = d.u(0.06, 0.15), d.u(0.25, 1.1)
     left, right = d.u(0.02, 0.2), d.aspect - d.u(0.02, 0.2)
@@ -546,14 +613,22 @@ def roll(d: Draw) -> Scene:
         x = d.aspect / 2 + (d.aspect / 2 - 0.2) * np.sin(omega * d.t + phase)
     pace = np.abs(np.gradient(x, 1 / TICK_HZ))
     d.continuous.append(
-        Interval("roll", 0.0, round(d.seconds, 4), material, surface, 0, d.speeds(pace / 1.2, 0, d.seconds))
+        Interval(
+            "roll",
+            0.0,
+            round(d.seconds, 4),
+            material,
+            surface,
+            0,
+            d.speeds(pace / 1.2, 0, d.seconds),
+        )
     )
     bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, x / r), d.seed(), True))
     return _scene(d, "roll", bodies, floor_y, surface)
 
 
 def glide(d: Draw) -> Scene:
-    """Smooth movers that touch nothing: orbits, lines, soft turning points. Silence is the truth."""
+    """Smooth movers that touch nothing: orbits, lines, soft turns. Silence is the truth."""
     bodies = [_drifter(d, big=True) for _ in range(int(d.rng.integers(1, 4)))]
     return _scene(d, "glide", bodies, d.u(0.7, 1.0) if d.chance(0.3) else None, d.pick(FLOORS))
 
@@ -576,7 +651,14 @@ def _drifter(d: Draw, big: bool = False) -> Body:
         y = d.u(0.2, 0.8) + d.u(0.0, 0.3) * np.sin(d.u(0.5, 6) * d.t + d.u(0, 6))
     look = d.pick(("ball", "box", "bar"))
     height = size * (0.3 if look == "bar" else d.u(0.6, 1.4))
-    return Body(look, d.pick((*MATERIALS, "skin")), size, height, _track(d, x, y, d.u(-2, 2) * d.t), d.seed())
+    return Body(
+        look,
+        d.pick((*MATERIALS, "skin")),
+        size,
+        height,
+        _track(d, x, y, d.u(-2, 2) * d.t),
+        d.seed(),
+    )
 
 
 def _scene(d: Draw, family: str, bodies: list[Body], floor_y: float | None, surface: str) -> Scene:
@@ -615,7 +697,7 @@ def make_scene(
         seconds: Length.
         family: One of `FAMILIES`, or None for a draw by their shares.
         aspect: Width over height of the picture.
-        split: "clean", or "ugly": silent distractors and occluders among the bodies, and a rough picture.
+        split: "clean", or "ugly": silent distractors and occluders, and a rough picture.
 
     Raises:
         ValueError: If the family or the split is unknown or the length is not positive.
@@ -637,8 +719,9 @@ def make_scene(
         for _ in range(int(dice.integers(1, 3))):
             scene.bodies.insert(int(dice.integers(len(scene.bodies) + 1)), _drifter(d))
     if split == "ugly" and dice.random() < 0.25:  # a post in the foreground
-        post = Body("box", str(dice.choice(MATERIALS)), float(dice.uniform(0.03, 0.12)), 1.6,
-                    _still(float(dice.uniform(0.1, aspect - 0.1)), 0.5), d.seed(), front=True)  # fmt: skip
+        material, width = str(dice.choice(MATERIALS)), float(dice.uniform(0.03, 0.12))
+        place = _still(float(dice.uniform(0.1, aspect - 0.1)), 0.5)
+        post = Body("box", material, width, 1.6, place, d.seed(), front=True)
         scene.bodies.append(post)
     log = _parted(scene.log)
     log.seed, log.split = seed, split

@@ -225,6 +225,6 @@ def export(run_dir: Path, stem: Path = SHIPPED / "small" / "codec") -> Path:
 
 
 if __name__ == "__main__":
-    planned = parse_run(Run("codec", minutes=60.0), __doc__.splitlines()[0])
+    planned = parse_run(Run("codec", minutes=60.0), (__doc__ or "").partition("\n")[0])
     train_codec(planned)
     print(export(planned.folder))

@@ -96,7 +96,7 @@ def heard(seeds: Sequence[int], blurred: float = 0.5) -> tuple[Tensor, Tensor]:
             sound = blur(sound, rng)
         times, materials = moments(log)
         jitter = rng.normal(0, 0.0025, len(times))
-        features.append(material_features(sound, np.maximum(times + jitter, 0)))
+        features.append(material_features(sound, np.maximum(times + jitter, 0).tolist()))
         labels += [MATERIALS.index(m) for m in materials]
     return torch.from_numpy(np.concatenate(features)), torch.tensor(labels)
 

@@ -141,7 +141,7 @@ def train(
         group.setdefault("initial_lr", group["lr"])
     ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
     state = _resume(run, parts, ema)
-    since = dict.fromkeys(("log", "save", "evaluate"), time.monotonic())
+    since: dict[str, float] = dict.fromkeys(("log", "save", "evaluate"), time.monotonic())
     sums: dict[str, float | Tensor] = {}
     count = bad = 0
 
@@ -227,7 +227,9 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     weights = model.state_dict()
     moving = [name for name, value in weights.items() if value.is_floating_point()]
-    torch._foreach_lerp_([ema[n] for n in moving], [weights[n] for n in moving], 1.0 - decay)
+    averages, now = [ema[name] for name in moving], [weights[name] for name in moving]
+    # One kernel for all weights; torch has no public name for it.
+    torch._foreach_lerp_(averages, now, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for name in weights.keys() - set(moving):
         ema[name].copy_(weights[name])
 
@@ -253,7 +255,7 @@ def _evaluate(
         _write(run.folder / "best.pt", content | {"metrics": metrics})
 
 
-def _log(run: Run, line: Mapping[str, Any]) -> None:
+def _log(run: Run, line: dict[str, Any]) -> None:
     text = json.dumps(line | {n: float(f"{v:.5g}") for n, v in line.items() if type(v) is float})
     with open(run.folder / "log.jsonl", "a") as file:
         file.write(text + "\n")

@@ -34,6 +34,8 @@ ADVERSARIAL_WEIGHT, FEATURE_WEIGHT = 0.05, 0.1
 class Discriminator(nn.Module):
     """One judge of complex spectra: samples [B, N] to features, the last of them the verdicts."""
 
+    window: Tensor
+
     def __init__(self, n_fft: int, channels: int = CHANNELS) -> None:
         super().__init__()
         self.n_fft = n_fft
@@ -75,18 +77,22 @@ class Discriminators(nn.ModuleList):
 def discriminator_loss(true: list[list[Tensor]], decoded: list[list[Tensor]]) -> Tensor:
     """Hinge loss of the verdicts, a scalar."""
     pairs = zip(true, decoded, strict=True)
-    return sum(F.relu(1 - t[-1]).mean() + F.relu(1 + d[-1]).mean() for t, d in pairs) / len(true)
+    return _mean([F.relu(1 - t[-1]).mean() + F.relu(1 + d[-1]).mean() for t, d in pairs])
 
 
 def decoder_losses(true: list[list[Tensor]], decoded: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
     """Adversarial and feature-matching loss, both scalars; the features of `true` are constants."""
-    adversarial = -sum(d[-1].mean() for d in decoded) / len(decoded)
+    adversarial = -_mean([d[-1].mean() for d in decoded])
     matching = [
         (d.float() - t.float()).abs().mean() / (t.float().abs().mean() + 1e-5)
         for ts, ds in zip(true, decoded, strict=True)
         for t, d in zip(ts[:-1], ds[:-1], strict=True)
     ]
-    return adversarial, sum(matching) / len(matching)
+    return adversarial, _mean(matching)
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return sum(losses[1:], losses[0]) / len(losses)
 
 
 def train_polish(run: Run, start: Path) -> None:
@@ -134,6 +140,6 @@ def train_polish(run: Run, start: Path) -> None:
 
 
 if __name__ == "__main__":
-    planned = parse_run(Run("codec-polish", minutes=30.0), __doc__.splitlines()[0])
+    planned = parse_run(Run("codec-polish", minutes=30.0), (__doc__ or "").partition("\n")[0])
     train_polish(planned, Path(planned.root) / "codec")
     print(export(planned.folder))
