@@ -279,7 +279,7 @@ def test_generated_sounds_are_found_by_name(world, tmp_path):
     card = score_files(out, world)
     assert card["f1"]["20"] < 0.6 and card["mr_stft"] > 0
     (out / "0002_foley.flac").unlink()
-    with pytest.raises(MediaError, match="0002.json"):
+    with pytest.raises(MediaError, match=r"0002\.json"):
         score_files(out, world)
 
 

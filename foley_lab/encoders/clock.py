@@ -6,7 +6,7 @@ speed, so the clock is set before it looks:
 1. *stride*: of fast recordings every n-th frame is read, so that 20 to 36 a second remain
    (`read_stride`);
 2. *repeats* go: a film shown at a higher rate than it was shot stands still and jumps, which looks
-   like a row of impacts. Frames that hardly differ from the one before, measured against the median
+   like a row of impacts. Frames that hardly differ from the one before, measured against the usual
    change, are dropped (`moving_frames`);
 3. *step*: slow motion spreads a contact over more frames than the network expects, so the step
    doubles while the picture moves less than `SLOW_PX` a step (`time_step`). Events found at a
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SLOW_PX = 2.5
+SLOW_PX = 1.9
 MAX_STEP = 8
 MIN_FRAMES = 12
 _CELL = 12
@@ -33,33 +33,45 @@ def read_stride(frame_rate: float) -> int:
 
 
 def grey(images: Tensor) -> Tensor:
-    """The green channel, most of the luminance, float32 [F, H, W] of uint8 [F, H, W, 3]."""
-    return images[..., 1].float()
+    """The green channel, most of the luminance, uint8 [F, H, W] of [F, H, W, 3], not copied."""
+    return images[..., 1]
 
 
-def moving_frames(luma: Tensor, times_s: Tensor, share: float = 0.25) -> Tensor:
+def moving_frames(luma: Tensor, times_s: Tensor, share: float = 0.08) -> Tensor:
     """Indices [n] of the frames that are no repeats; the first frame always stays.
 
     Args:
-        luma: Pictures [F, H, W].
+        luma: Pictures [F, H, W], 0 to 255.
         times_s: Start of each frame [F]; equal times are the same frame shown again.
-        share: Of the median change below which a frame repeats the one before.
+        share: Of the usual change below which a frame repeats the one before.
     """
     if len(luma) < 2:
         return torch.arange(len(luma))
-    change = (luma[1:] - luma[:-1]).abs().mean((1, 2))
+    change = torch.cat([_change(luma[k : k + 257]) for k in range(0, len(luma) - 1, 256)])
     new = times_s[1:] > times_s[:-1]
-    typical = change[new].median() if new.any() else torch.tensor(0.0)
-    # a repeat stands between real changes; where nothing moves for long there is nothing to repair
+    typical = _typical(change[new]) if new.any() else 0.0
+    # A repeat stands between real changes; where nothing moves for long there is nothing to repair.
+    # The turning point of a swing moves little too, but never as little as a frame shown twice.
     repeat = change < share * typical
     alternating = repeat & (_near(~repeat))
     keep = new & ~alternating
     return torch.cat([torch.zeros(1, dtype=torch.long), 1 + keep.nonzero()[:, 0]])
 
 
+def _change(luma: Tensor) -> Tensor:
+    """Mean absolute difference of each frame to the one before [F - 1]."""
+    x = luma.float()
+    return (x[1:] - x[:-1]).abs().mean((1, 2))
+
+
+def _typical(change: Tensor) -> float:
+    """Median of the changes that count; repeats may be most of them."""
+    return float(change[change >= 0.1 * change.quantile(0.95)].median())
+
+
 def _near(flags: Tensor, reach: int = 3) -> Tensor:
-    """Whether a flag is set within `reach` places on both sides."""
-    x = F.pad(flags.float()[None, None], (reach, reach))
+    """Whether a flag is set within `reach` places on both sides; beyond the ends all are."""
+    x = F.pad(flags.float()[None, None], (reach, reach), value=1.0)
     before = F.max_pool1d(x[..., : -reach - 1], reach, 1)[0, 0][: len(flags)]
     after = F.max_pool1d(x[..., reach + 1 :], reach, 1)[0, 0][: len(flags)]
     return (before > 0) & (after > 0)
@@ -74,6 +86,13 @@ def image_speed(luma: Tensor) -> float:
     """
     if len(luma) < 3:
         return SLOW_PX
+    speeds = [_cell_speed(luma[k : k + 257]) for k in range(0, len(luma) - 1, 256)]
+    return float(torch.cat(speeds).quantile(0.75))
+
+
+def _cell_speed(luma: Tensor) -> Tensor:
+    """Speed of the fastest trusted cell between neighbouring frames [F - 1]."""
+    luma = luma.float()
     x = F.avg_pool2d(luma[:, None], 3, 1, 1)
     middle = (x[1:] + x[:-1]) / 2
     dt = x[1:] - x[:-1]
@@ -90,8 +109,7 @@ def image_speed(luma: Tensor) -> float:
     det = (a + floor) * (c + floor) - b * b
     u, v = -((c + floor) * p - b * q) / det, -((a + floor) * q - b * p) / det
     moved = cells(dt * dt) > 9.0
-    speed = torch.where(moved, torch.hypot(u, v), 0.0).flatten(1).amax(1)
-    return float(speed.quantile(0.75))
+    return torch.where(moved, torch.hypot(u, v), 0.0).flatten(1).amax(1)
 
 
 def time_step(luma: Tensor) -> int:

@@ -37,6 +37,9 @@ CHUNK, OVERLAP = 512, 32
 side."""
 
 MIN_GAP_S = 0.045
+EDGE_FRAMES, EDGE_FACTOR = 2.5, 2.0
+"""So close to the start half of the evidence is missing, and the threshold rises by the factor."""
+
 REFINE_SHARE = 0.35
 """A fine peak must reach this share of the threshold to move a coarse event."""
 
@@ -173,12 +176,13 @@ class SmallEncoder:
 
     def _events(self, seen: Glimpse, duration_s: float) -> list[Event]:
         spacing = _spacing(seen.times_s)
-        at, _ = find_peaks(seen.heat, self.threshold, MIN_GAP_S / spacing * BINS)
+        at, p = find_peaks(seen.heat, self.threshold, MIN_GAP_S / spacing * BINS)
         times = instants(at, seen.times_s)
         out = seen.outputs
         events = []
-        for position, time_s in zip(at.tolist(), times.tolist(), strict=True):
-            if not 0 <= time_s < duration_s:
+        for position, time_s, sure in zip(at.tolist(), times.tolist(), p.tolist(), strict=True):
+            early = position < EDGE_FRAMES and sure < min(0.9, EDGE_FACTOR * self.threshold)
+            if early or not 0 <= time_s < duration_s:
                 continue
             near = slice(int(position), int(position) + 2)
             kind = out["kind"][near].softmax(-1).mean(0)
@@ -207,7 +211,10 @@ class SmallEncoder:
                 best = near[p[near].argmax()]
                 event = replace(event, time_s=round(float(times[best]), 6))
             moved.append(event)
-        return sorted(moved, key=lambda e: e.time_s)
+        moved.sort(key=lambda e: e.time_s)
+        return [
+            e for k, e in enumerate(moved) if not k or e.time_s - moved[k - 1].time_s > MIN_GAP_S
+        ]
 
     def _tokens(
         self, seen: Glimpse, events: list[Event], duration_s: float, step: int

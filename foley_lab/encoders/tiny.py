@@ -133,7 +133,7 @@ class TinyEyes(nn.Module):
         x = self.patches((x.to(dtype) - 120) / 60)  # [BF, n, n, stem]
         looks, moves = x[..., :half], x[..., half:].unflatten(0, (b, f))
         step = torch.diff(moves, dim=1)
-        zero = torch.zeros_like(step[:, :1])
+        zero = torch.zeros_like(moves[:, :1])
         before, after = torch.cat([zero, step], 1), torch.cat([step, zero], 1)
         x = torch.cat([looks, before.flatten(0, 1), after.flatten(0, 1)], -1)
         x = F.relu(x, inplace=True).permute(0, 3, 1, 2)  # channels-last memory already

@@ -140,9 +140,7 @@ class FlowGenerator:
             return without, with_
 
         velocity = (
-            guided(pair, guidance_scale)
-            if branches == 2
-            else lambda x, t: velocities(x, t)[0]
+            guided(pair, guidance_scale) if branches == 2 else lambda x, t: velocities(x, t)[0]
         )
         result = sample(velocity, noise, sampler, num_steps, schedule, callback)
         return Sampled(result.latents, result.network_calls * len(batches))

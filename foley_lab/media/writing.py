@@ -245,6 +245,8 @@ def write_video(
         raise ValueError(f"{fps} frames per second, wanted more than 0")
     samples = None if audio is None else checked_samples(at_film_rate(audio))
     options = {"crf": str(crf), "preset": preset} if codec in ("libx264", "libx265") else {}
+    if codec == "libx264":
+        options["mbtree"] = "0"  # its macroblock tree gives other bytes from run to run
     shape, count, track = None, 0, None
     with aside(target) as temporary, open_target(temporary) as output:
         stream = output.add_stream(codec, rate=rate, options=options | {"threads": "1"})

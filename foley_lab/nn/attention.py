@@ -170,8 +170,9 @@ class _Attention(torch.autograd.Function):
         grad = grad.transpose(1, 2).flatten(0, 1)
         to_v = torch.bmm(p.transpose(1, 2), grad)
         to_p = torch.bmm(grad, v.transpose(1, 2))
-        # The one call for p · (dp − Σ p · dp); torch has no public name for it.
-        to_scores = torch._softmax_backward_data(to_p, p, -1, p.dtype)  # pyright: ignore[reportPrivateImportUsage]
+        # p · (dp − Σ p · dp) in one call, for which torch has no public name.
+        to_scores_of = torch._softmax_backward_data  # pyright: ignore[reportPrivateImportUsage]
+        to_scores = to_scores_of(to_p, p, -1, p.dtype)
         to_q = torch.bmm(to_scores, k).mul_(ctx.scale)
         to_k = torch.bmm(to_scores.transpose(1, 2), q)
         return tuple(g.unflatten(0, (ctx.batch, -1)).transpose(1, 2) for g in (to_q, to_k, to_v))

@@ -193,9 +193,8 @@ def run(lab: Lab, jobs: Sequence[Job], workers: int, skip_existing: bool) -> Ite
         return outcome
 
     with ThreadPoolExecutor(workers) as pool:
-        pending = [pool.submit(work, job) for job in jobs]
         try:
-            for future in pending:
+            for future in [pool.submit(work, job) for job in jobs]:
                 yield future.result()
         finally:
             stopped.set()

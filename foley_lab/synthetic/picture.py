@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -77,7 +78,7 @@ class Style:
             blur=some(0.3, u(0.4, 1.2)) if ugly else 0.0,
             jpeg=int(some(0.5, u(18, 70))) if ugly else 0,
             grey=bool(ugly and rng.random() < 0.1),
-            tint=tuple(float(x) for x in tint),  # pyright: ignore[reportArgumentType]
+            tint=(float(tint[0]), float(tint[1]), float(tint[2])),
         )
 
 
@@ -168,8 +169,9 @@ def _background(kind: int, width: int, height: int, rng: np.random.Generator) ->
         out *= (0.7 + 0.6 * (y * rng.uniform(-1, 1) + x * rng.uniform(-1, 1)))[..., None]
     elif kind == 2:
         n = max(width, height)
-        clouds = sum(_field(rng, n, 2**k) / 2 ** (k * rng.uniform(0.6, 1.1)) for k in range(1, 6))
-        out *= (1 + 0.35 * clouds[:height, :width])[..., None]  # pyright: ignore[reportIndexIssue]
+        layers = [_field(rng, n, 2**k) / 2 ** (k * rng.uniform(0.6, 1.1)) for k in range(1, 6)]
+        clouds = sum(layers[1:], layers[0])
+        out *= (1 + 0.35 * clouds[:height, :width])[..., None]
     elif kind == 3:
         horizon, vx = rng.uniform(0.35, 0.7), rng.uniform(0.2, 0.8)
         below = y > horizon
@@ -256,10 +258,11 @@ class Painter:
         span = t / max(t[-1], 1e-6) - 0.5
 
         def wobble() -> np.ndarray:
-            return sum(
+            waves = [
                 rng.uniform(0.3, 1) * np.sin(rng.uniform(0.5, 14) * t + rng.uniform(0, 6))
                 for _ in range(3)
-            )  # pyright: ignore[reportReturnType]
+            ]
+            return sum(waves[1:], waves[0])
 
         path = np.empty((n, 4), np.float32)
         path[:, 0] = 1 + s.zoom * span
@@ -376,16 +379,18 @@ class Painter:
         gain = s.light * (1 + s.flicker * math.sin(self.flicker_hz * 6.28 * time_s))
         if s.grey:
             canvas = np.repeat(canvas.mean(2, keepdims=True), 3, 2)
-        canvas = cv2.multiply(canvas, (*(t * gain for t in s.tint), 0.0), dst=canvas)
+        # OpenCV's stubs know pictures alone, not one colour or number for all pixels.
+        canvas = cv2.multiply(canvas, cast(Any, (*(t * gain for t in s.tint), 0.0)), dst=canvas)
         if s.noise > 0.5:
             y, x = int(self.rng.integers(32)), int(self.rng.integers(32))
             grain = self.noise_field[y : y + self.height, x : x + self.width]
             out = cv2.add(canvas, grain, dtype=cv2.CV_8U)  # rounds and clips
         else:
-            out = cv2.add(canvas, 0.0, dtype=cv2.CV_8U)
+            out = cv2.add(canvas, cast(Any, 0.0), dtype=cv2.CV_8U)
         if s.jpeg:
             packed = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, s.jpeg])[1]
             out = cv2.imdecode(packed, cv2.IMREAD_UNCHANGED)
+            assert out is not None, "OpenCV reads the JPEG it has written"
         return out
 
     def frames(self, fps: float, count: int | None = None) -> Iterator[np.ndarray]:

@@ -18,8 +18,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from foley_lab.signals import MATERIALS, Event, EventLog, Interval, sort_events
 from foley_lab.synthetic.words import prompt_for
@@ -28,6 +30,7 @@ TICK_HZ = 1000
 MIN_GAP_S = 0.06
 FLOORS = ("wood", "metal", "rubber", "stone", "plastic", "gravel")
 SOLID = tuple(m for m in MATERIALS if m != "gravel")
+Point = tuple[float, float]
 
 
 @dataclass
@@ -122,7 +125,7 @@ class Draw:
             t += max(low, base * self.u(1 - loose, 1 + loose))
         return out
 
-    def hit(self, time_s: float, strength: float, x: float, y: float, **what: object) -> None:
+    def hit(self, time_s: float, strength: float, x: float, y: float, **what: Any) -> None:
         """Log an instant; contacts outside the picture count but are marked invisible."""
         if 0.02 <= time_s < self.seconds - 0.03:
             fx, fy = x / self.aspect, y
@@ -133,7 +136,7 @@ class Draw:
                     x=round(fx, 4),
                     y=round(fy, 4),
                     visible=bool(-0.02 <= fx <= 1.02 and -0.02 <= fy <= 1.02),
-                    **what,  # pyright: ignore[reportArgumentType]
+                    **what,
                 )
             )
 
@@ -148,9 +151,9 @@ def _still(x: float, y: float, angle: float = 0.0) -> np.ndarray:
     return np.array([[x, y, angle]], np.float32)
 
 
-def _track(d: Draw, x: object, y: object, angle: object = 0.0) -> np.ndarray:
+def _track(d: Draw, x: ArrayLike, y: ArrayLike, angle: ArrayLike = 0.0) -> np.ndarray:
     out = np.empty((d.ticks, 3), np.float32)
-    out[:, 0], out[:, 1], out[:, 2] = x, y, angle  # pyright: ignore[reportArgumentType]
+    out[:, 0], out[:, 1], out[:, 2] = x, y, angle
     return out
 
 
@@ -218,7 +221,7 @@ def tumble(d: Draw) -> Scene:
     space = pymunk.Space()
     space.iterations = 6
     space.gravity = (0.0, d.log_u(1.0, 9.0))
-    walls = [((-3, floor_y), (d.aspect + 3, floor_y))]
+    walls: list[tuple[Point, Point]] = [((-3, floor_y), (d.aspect + 3, floor_y))]
     bodies: list[Body] = []
     if d.chance(0.6):
         for x in (d.u(0.0, 0.12), d.aspect - d.u(0.0, 0.12)):

@@ -22,6 +22,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 from math import log2
+from typing import cast
 
 import numpy as np
 from numpy.random import Generator
@@ -31,6 +32,7 @@ from scipy.signal import lfilter, oaconvolve
 from foley_lab.signals import MATERIALS, SMALL_RATES, Event, EventLog, Interval
 
 Sound = NDArray[np.float32]
+Modes = NDArray[np.float64]
 
 SAMPLE_RATE = SMALL_RATES.sample_rate
 INSTANTS = ("impact", "step", "key", "drop")
@@ -179,7 +181,8 @@ class Body:
         """Response [L] to one blow of `strength` 0 to 1, before the level of the blow."""
         if self.recipe.grains:
             return _grains(self, strength, rng)
-        return (1 - strength) * self.soft + strength * self.hard
+        # By its stubs NumPy would make it float64, in truth a float leaves float32 alone.
+        return cast(Sound, (1 - strength) * self.soft + strength * self.hard)
 
 
 class _Bodies:
@@ -209,7 +212,8 @@ def _make_body(recipe: Recipe, rng: Generator) -> Body:
     if recipe.grains:
         tilt = np.float32(0.25 + 0.5 * size)  # large stones are darker
         low, high = recipe.click_hz
-        noise = _band_noise(16384, (low * (1.3 - 0.6 * tilt), high * (1.1 - 0.4 * tilt)), rng)
+        band_hz = float(low * (1.3 - 0.6 * tilt)), float(high * (1.1 - 0.4 * tilt))
+        noise = _band_noise(16384, band_hz, rng)
         return Body(_click(recipe, 1.0, rng), _click(recipe, 1.0, rng), recipe, noise)
     pitch = _between(recipe.pitch_hz, size, geometric=True)
     top = _between(recipe.top_hz, rng.uniform(), geometric=True)
@@ -231,7 +235,7 @@ def _make_body(recipe: Recipe, rng: Generator) -> Body:
     return Body(responses[0], responses[1], recipe)
 
 
-def _ring(modes_hz: NDArray, decays_s: NDArray, amplitudes: NDArray, block: int = 256) -> Sound:
+def _ring(modes_hz: Modes, decays_s: Modes, amplitudes: Modes, block: int = 256) -> Sound:
     """Σ a·exp(−t/τ)·sin(2πft) until −70 dB [L], as one small matrix product.
 
     With s = −1/τ + 2πif and t = t_block + t_inside, exp(st) = exp(s·t_block) · exp(s·t_inside):
@@ -240,7 +244,7 @@ def _ring(modes_hz: NDArray, decays_s: NDArray, amplitudes: NDArray, block: int 
     rates = (-1 / decays_s + 2j * np.pi * modes_hz) / SAMPLE_RATE
     num_blocks = int(8 * decays_s.max() * SAMPLE_RATE / block) + 1
     outer = np.exp(np.outer(np.arange(num_blocks) * block, rates)) * amplitudes
-    inner = np.exp(np.outer(rates, np.arange(block)))
+    inner: NDArray[np.complex128] = np.exp(np.outer(rates, np.arange(block)))
     real = np.concatenate([outer.real, outer.imag], 1).astype(np.float32)
     imag = np.concatenate([inner.imag, inner.real], 0).astype(np.float32)
     return (real @ imag).reshape(-1)
@@ -333,7 +337,8 @@ def _kernel(body: Body, kind: str, rng: Generator) -> Sound:
 def _rumble(length: int, rng: Generator) -> Sound:
     """Low noise below about 150 Hz [length], unit RMS; made at 1.5 kHz and drawn out."""
     step = 32
-    slow = lfilter([1.0], [1.0, -1.1, 0.35], rng.standard_normal(length // step + 2))
+    white = rng.standard_normal(length // step + 2)
+    slow = cast(NDArray[np.float64], lfilter([1.0], [1.0, -1.1, 0.35], white))
     slow /= np.sqrt(np.mean(slow**2)) + 1e-9
     return np.interp(np.arange(length) / step, np.arange(slow.size), slow).astype(np.float32)
 
@@ -370,7 +375,8 @@ def _noise_floor(num_samples: int, rng: Generator) -> Sound:
     """Noise at −75 to −62 dBFS RMS, between white and brownish [N]."""
     noise = rng.standard_normal(num_samples, np.float32)
     colour = np.float32(rng.uniform(0, 0.9))
-    noise = lfilter(np.float32([1 - colour]), np.float32([1, -colour]), noise)
+    gain, pole = np.array([1 - colour], np.float32), np.array([1, -colour], np.float32)
+    noise = cast(Sound, lfilter(gain, pole, noise))  # a tuple only if handed a state
     rms = float(np.sqrt(np.mean(np.square(noise))))
     return noise * np.float32(10 ** (rng.uniform(-75, -62) / 20) / (rms + 1e-12))
 

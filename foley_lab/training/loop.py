@@ -228,7 +228,7 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     weights = model.state_dict()
     moving = [name for name, value in weights.items() if value.is_floating_point()]
     averages, now = [ema[name] for name in moving], [weights[name] for name in moving]
-    # One kernel for all weights; torch has no public name for it.
+    # All weights in one call, for which torch has no public name.
     torch._foreach_lerp_(averages, now, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for name in weights.keys() - set(moving):
         ema[name].copy_(weights[name])

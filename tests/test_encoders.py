@@ -1,0 +1,171 @@
+"""The eyes and their clock: what is seen does not depend on how a film is clocked or cut."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from foley_lab.encoders import small
+from foley_lab.encoders.clock import (
+    MAX_STEP,
+    image_speed,
+    instants,
+    moving_frames,
+    positions,
+    read_stride,
+    time_step,
+)
+from foley_lab.encoders.small import SmallEncoder, pool
+from foley_lab.encoders.text import MiniLMText
+from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
+from foley_lab.signals import Frames, Video, View
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SmallEncoder:
+    torch.manual_seed(0)
+    eyes = TinyEyes(TinyConfig(size=48, stem=16, trunk=16, deep=16, width=32, blocks=2))
+    return SmallEncoder(eyes, MiniLMText.load())
+
+
+def film(frames: int, speed: float = 3.0, size: int = 48) -> torch.Tensor:
+    """A bright bar that runs to the right, uint8 [F, H, W, 3]."""
+    x = torch.arange(size, dtype=torch.float32)
+    at = 5 + speed * torch.arange(frames)
+    bar = 200 * torch.exp(-(((x[None] - at[:, None]) % size - 6) ** 2) / 8) + 20
+    return bar[:, None, :, None].expand(frames, size, size, 3).to(torch.uint8).contiguous()
+
+
+def clock(frames: int, rate: float = 25.0) -> torch.Tensor:
+    return torch.arange(frames, dtype=torch.float64) / rate
+
+
+@pytest.mark.parametrize(
+    ("rate", "stride"), [(10, 1), (24, 1), (30, 1), (50, 2), (60, 2), (187, 7)]
+)
+def test_fast_recordings_are_thinned_to_the_clock_of_the_eyes(rate: float, stride: int) -> None:
+    assert read_stride(rate) == stride
+
+
+def test_repeated_frames_are_dropped_by_content() -> None:
+    frames = film(30).repeat_interleave(2, 0)
+    keep = moving_frames(frames[..., 1], clock(60, 50))
+    assert torch.equal(keep, torch.arange(0, 60, 2))
+
+
+def test_repeated_frames_are_dropped_by_time() -> None:
+    times = clock(30).repeat_interleave(2)
+    keep = moving_frames(film(60)[..., 1], times)
+    assert torch.equal(keep, torch.arange(0, 60, 2))
+
+
+def test_a_still_film_keeps_its_frames() -> None:
+    frames = torch.full((40, 48, 48), 90, dtype=torch.uint8)
+    assert len(moving_frames(frames, clock(40))) == 40
+
+
+def test_a_long_film_is_walked_in_chunks() -> None:
+    frames = film(30).repeat_interleave(2, 0).repeat(10, 1, 1, 1)  # 600 frames
+    keep = moving_frames(frames[..., 1], clock(600, 50))
+    assert torch.equal(keep, torch.arange(0, 600, 2))
+
+
+@pytest.mark.parametrize("speed", [0.3, 0.6, 1.0])
+def test_slow_motion_is_measured_to_a_quarter(speed: float) -> None:
+    assert image_speed(film(40, speed)[..., 1]) == pytest.approx(speed, rel=0.25)
+
+
+def test_the_step_doubles_for_slow_motion_only() -> None:
+    assert time_step(film(100, 4.0)[..., 1]) == 1
+    assert time_step(film(100, 0.6)[..., 1]) in (4, MAX_STEP)
+
+
+def test_positions_and_instants_undo_each_other() -> None:
+    times = torch.tensor([0.0, 0.04, 0.1, 0.11, 0.3], dtype=torch.float64)
+    place = torch.linspace(0, 4, 33, dtype=torch.float64)
+    assert torch.allclose(positions(instants(place, times), times), place)
+
+
+@pytest.mark.parametrize("at", [3.0, 7.3, 12.62, 19.9])
+def test_a_bump_is_found_where_it_was_put(at: float) -> None:
+    bins = torch.arange(30 * BINS) / BINS
+    heat = 0.8 * torch.exp(-0.5 * ((bins - at) / 0.3) ** 2).view(30, BINS)
+    found, sure = find_peaks(heat, 0.3, 2)
+    assert found.tolist() == pytest.approx([at], abs=0.02)
+    assert 0.6 < float(sure[0]) < 0.81
+
+
+def test_the_higher_of_two_close_peaks_stays() -> None:
+    heat = torch.zeros(10, BINS)
+    heat[4, 0], heat[4, 2] = 0.5, 0.7
+    assert find_peaks(heat, 0.3, 3)[0].tolist() == pytest.approx([4.5], abs=0.2)
+    assert len(find_peaks(heat, 0.3, 1)[0]) == 2
+
+
+def test_chunks_see_what_the_whole_sees(
+    encoder: SmallEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, times = film(120), clock(120)
+    whole = encoder.glimpse(frames, times)
+    monkeypatch.setattr(small, "CHUNK", 40)
+    parts = encoder.glimpse(frames, times)
+    assert torch.allclose(whole.heat, parts.heat, atol=1e-5)
+    assert torch.allclose(whole.outputs["sync"], parts.outputs["sync"], atol=1e-4)
+
+
+def test_repeated_frames_change_nothing(encoder: SmallEncoder) -> None:
+    """The same film shown at twice its rate: same tokens, same events."""
+    frames = film(50)
+    once = encoder.look(frames, clock(50), 2.0)
+    twice = encoder.look(frames.repeat_interleave(2, 0), clock(100, 50), 2.0)
+    for a, b in zip(once[:2], twice[:2], strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert [e.time_s for e in once[2]] == pytest.approx([e.time_s for e in twice[2]], abs=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 50])
+@pytest.mark.parametrize("rate", [10.0, 25.0, 29.97])
+def test_tokens_stand_on_the_clock_of_the_sound(
+    encoder: SmallEncoder, frames: int, rate: float
+) -> None:
+    seconds = frames / rate
+    visual, sync, events = encoder.look(film(frames), clock(frames, rate), seconds)
+    latents = encoder.rates.num_latents(seconds)
+    assert sync.shape == (1, latents, encoder.eyes.config.sync_dim)
+    assert visual.shape == (1, -(-latents // 4), encoder.eyes.config.content)
+    assert torch.isfinite(sync).all() and torch.isfinite(visual).all()
+    assert all(0 <= e.time_s < seconds for e in events)
+
+
+def test_pooling_keeps_the_mean_of_a_short_last_group() -> None:
+    tokens = torch.arange(10.0)[:, None]
+    assert pool(tokens, 4)[:, 0].tolist() == [1.5, 5.5, 8.5]
+
+
+def test_a_video_without_the_view_is_refused(encoder: SmallEncoder) -> None:
+    with pytest.raises(ValueError, match="views_for"):
+        encoder.encode(Video(None, 1.0, 48, 48, 25.0, {}), [""])
+
+
+def test_rows_share_what_was_seen(encoder: SmallEncoder) -> None:
+    frames = film(25)
+    view = View("eyes", Fraction(0), 48, 48)
+    video = Video(None, 1.0, 48, 48, 25.0, {"eyes": Frames(frames, clock(25), view)})
+    one = encoder.encode(video, ["glass"])
+    two = encoder.encode(video, ["wood", "glass"])
+    assert torch.equal(one.sync[0], two.sync[1]) and torch.allclose(
+        one.text[0], two.text[1], atol=1e-5
+    )
+    assert not torch.allclose(two.text[0], two.text[1])
+    assert not two.negative_text.any()
+
+
+def test_the_turning_point_of_a_swing_is_no_repeat() -> None:
+    t = torch.arange(75) / 25
+    x = torch.arange(48, dtype=torch.float32)
+    at = 24 + 14 * torch.sin(2 * t)
+    bar = 200 * torch.exp(-((x[None] - at[:, None]) ** 2) / 8) + 20
+    frames = bar[:, None, :].expand(75, 48, 48).to(torch.uint8)
+    assert len(moving_frames(frames, clock(75))) >= 72
