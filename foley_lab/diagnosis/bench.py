@@ -28,7 +28,7 @@ from foley_lab.pipeline.presets import load
 from foley_lab.signals import MATERIALS, EventLog
 from foley_lab.synthetic.dataset import make_clip
 from foley_lab.synthetic.sounds import render_sound
-from foley_lab.synthetic.words import contradiction
+from foley_lab.synthetic.words import contradiction, main_material
 
 
 def bench_small(
@@ -112,12 +112,6 @@ def bench_small(
         "picture_decides": picture_named / max(1, told),
         "seconds_per_clip": float(np.median(durations)),
     }
-
-
-def main_material(log: EventLog) -> str:
-    """The material of most of what sounds."""
-    sounding = [e.material for e in log.events] + [c.material for c in log.continuous]
-    return max(sorted(set(sounding)), key=sounding.count)
 
 
 def clip_material(sound: np.ndarray, log: EventLog) -> str | None:

@@ -73,6 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_world(commands)
     _add_score(commands)
     _add_weights(commands)
+    bench = commands.add_parser("bench", help="the benchmarks behind every figure")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    bench.add_argument("--count", type=int, default=100, help="held-out clips (default: 100)")
+    bench.add_argument("--first-seed", type=int, default=0, help="of the clips (default: 0)")
+    bench.add_argument("--split", choices=("clean", "ugly"), default="clean")
+    bench.add_argument("--json", action="store_true", help="end with one JSON object")
+    bench.set_defaults(run=_bench)
     train = commands.add_parser("train", help="train a part of the small model")
     train.add_argument("part", choices=PARTS)
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags")
@@ -384,6 +391,38 @@ def _weights_verify(args: argparse.Namespace) -> int:
     for path in verify(args.name):
         print(f"sound: {path}")
     return DONE
+
+
+def _bench(args: argparse.Namespace) -> int:
+    _use_free_cores()
+    from foley_lab.diagnosis.bench import BENCHMARKS
+
+    unknown = sorted(set(args.names) - set(BENCHMARKS))
+    if unknown or not 1 <= args.count <= 10_000 or not 0 <= args.first_seed < 1 << 40:
+        raise ValueError(
+            f"bench {' '.join(args.names)} --count {args.count} --first-seed {args.first_seed}, "
+            f"wanted names of {', '.join(BENCHMARKS)}, 1 to 10000 clips and seeds below 2**40, "
+            "change them"
+        )
+    tables = {}
+    for name in args.names or BENCHMARKS:
+        tables[name] = BENCHMARKS[name](
+            count=args.count, first_seed=args.first_seed, split=args.split
+        )
+        for key, value in _flat(tables[name]):
+            print(f"{name} {key:<52} {_figure(value)}")
+    if args.json:
+        print(json.dumps(tables))
+    return DONE
+
+
+def _flat(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested tables, each with its path."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key} / ")
+        else:
+            yield above + key, value
 
 
 def _train(args: argparse.Namespace) -> int:
