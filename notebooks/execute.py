@@ -1,6 +1,6 @@
-"""Run notebooks from a fresh kernel and keep their outputs: `python notebooks/execute.py [NAME ...]`.
+"""Run notebooks from a fresh kernel and keep their outputs: `python notebooks/execute.py [FILE]`.
 
-Without names all of them run. What would differ without a reason is taken out: state of widgets
+Without files all of them run. What would differ without a reason is taken out: state of widgets
 (it holds every sound a second time), times of execution, the version of Python. A notebook in which
 a cell fails stays as it was.
 """
@@ -30,10 +30,9 @@ def execute(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook,
-        timeout=120,
+        timeout=600,  # a busy machine is slow, a wrong notebook is wrong at once
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-        store_widget_state=False,
         record_timing=False,
         coalesce_streams=True,
     ).execute()

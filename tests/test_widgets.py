@@ -1,0 +1,165 @@
+"""What a notebook shows is what was handed in: films in step, pictures on one scale, no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+from PIL import Image
+
+from foley_lab.evaluation.sync import detect_onsets
+from foley_lab.media import probe, read_audio, read_video
+from foley_lab.signals import Audio, Event, Frames, View
+from foley_lab.widgets.compare import Compare
+from foley_lab.widgets.film import small_film
+from foley_lab.widgets.pictures import sound_picture, spectrograms, waterfall
+
+RATE = 48_000
+VIEW = View("page", Fraction(0), 36, 64)
+KNOCKS_S = (0.2, 0.55, 0.8)
+
+
+def frames(times_s: np.ndarray | None = None) -> Frames:
+    """A grey clip that grows lighter with time; one second at 25 fps by default."""
+    times = np.arange(25) / 25 if times_s is None else times_s
+    images = np.empty((len(times), 36, 64, 3), np.uint8)
+    images[:] = (40 + 150 * times)[:, None, None, None]
+    return Frames(torch.from_numpy(images), torch.from_numpy(times), VIEW)
+
+
+def knocks(level: float = 0.5, seconds: float = 1.0) -> Audio:
+    time = np.arange(round(RATE * seconds)) / RATE
+    sound = np.zeros_like(time)
+    for start in KNOCKS_S:
+        since = np.clip(time - start, 0, None)
+        ring = np.sin(2 * np.pi * 1800 * since) + np.sin(2 * np.pi * 5200 * since)
+        sound += 0.5 * ring * np.exp(-since * 60)
+    return Audio(torch.from_numpy(level * sound[None]).float())
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.int32)
+
+
+def test_a_film_keeps_picture_and_sound_in_step(tmp_path):
+    path = tmp_path / "page.mp4"
+    path.write_bytes(small_film(frames(), knocks()))
+    heard = read_audio(path)
+    assert heard.samples.shape == (1, RATE)
+    assert detect_onsets(heard.samples[0].numpy()) == pytest.approx(KNOCKS_S, abs=0.002)
+    shown = read_video(path, [VIEW]).views["page"]
+    assert shown.times_s.numpy() == pytest.approx(np.arange(25) / 25, abs=1e-4)
+    levels = shown.images.float().mean((1, 2, 3))
+    assert (levels.diff() > 0).all()
+
+
+def test_a_film_keeps_uneven_times(tmp_path):
+    times = np.array([0, 0.04, 0.3, 0.31, 0.9])
+    path = tmp_path / "page.mp4"
+    path.write_bytes(small_film(frames(times), knocks()))
+    shown = read_video(path, [VIEW]).views["page"]
+    assert shown.times_s.numpy() == pytest.approx(times, abs=1e-4)
+
+
+def test_a_film_takes_stereo_and_is_the_same_again(tmp_path):
+    stereo = Audio(knocks().samples.repeat(2, 1))
+    film = small_film(frames(), stereo)
+    assert film == small_film(frames(), stereo)
+    path = tmp_path / "page.mp4"
+    path.write_bytes(film)
+    assert read_audio(path).samples.shape[0] == 2 and probe(path).has_audio
+
+
+def test_a_film_refuses_what_it_cannot_hold():
+    odd = frames()
+    odd.images = odd.images[:, :35]
+    with pytest.raises(ValueError, match="even H and W"):
+        small_film(odd, knocks())
+    with pytest.raises(ValueError, match="even H and W"):
+        small_film(frames(np.empty(0)), knocks())
+    with pytest.raises(ValueError, match=r"wanted \[1 or 2, N\]"):
+        small_film(frames(), Audio(torch.zeros(RATE)))
+
+
+def test_compare_shows_the_first_film_and_a_button_for_each():
+    shown = Compare(frames(), {"a": knocks(), "b < c": knocks(0.1)})
+    page = shown._repr_html_()
+    assert repr(shown) == "Compare(a, b < c)"
+    assert re.findall(r">([^<>]+)</button>", page) == ["a", "b &lt; c"]
+    assert re.findall(r"display:(\w+)", re.sub(r'onclick="[^"]*"', "", page)) == ["block", "none"]
+    films = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", page)]
+    assert films == list(shown.films.values())
+
+
+def test_compare_needs_no_network_and_its_script_is_one_attribute():
+    page = Compare(frames(), {"a": knocks(), "b": knocks()})._repr_html_()
+    assert "http" not in page and "<script" not in page
+    scripts = re.findall(r'onclick="([^"]*)"', page)
+    assert len(scripts) == 2 and "this.closest('.foley-compare')" in html.unescape(scripts[0])
+
+
+def test_compare_wants_a_sound():
+    with pytest.raises(ValueError, match="no sounds"):
+        Compare(frames(), {})
+
+
+def test_marks_stand_where_their_events_are():
+    events = [Event(t, strength=1.0) for t in KNOCKS_S]
+    bare = sound_picture(knocks(), {"true": []})
+    marked = sound_picture(knocks(), {"true": events})
+    assert marked.words == "wave and spectrogram, events: 3 true"
+    changed = np.abs(pixels(bare.png) - pixels(marked.png)).sum(2) > 150
+    lane = changed[: len(changed) // 2]
+    columns = np.flatnonzero(lane.sum(0) > 0.5 * lane.sum(0).max())
+    groups = np.split(columns, np.flatnonzero(np.diff(columns) > 3) + 1)
+    centres = np.array([group.mean() for group in groups])
+    assert len(centres) == 3
+    gaps = np.diff(centres) / (centres[-1] - centres[0])
+    assert gaps == pytest.approx(np.diff(KNOCKS_S) / (KNOCKS_S[-1] - KNOCKS_S[0]), abs=0.02)
+
+
+def test_sounds_in_one_picture_share_a_scale():
+    loud, soft = knocks(), knocks(0.01)
+    both = pixels(spectrograms({"loud": loud, "soft": soft}).png)
+    half = len(both) // 2
+    assert both[:half].max(2).mean() > 0 and (both[:half] > 200).sum() > (both[half:] > 200).sum()
+
+
+def test_silence_can_be_drawn():
+    silence = Audio(torch.zeros(1, RATE))
+    for picture in (sound_picture(silence), spectrograms({"silence": silence})):
+        assert pixels(picture.png).shape[1] == 640
+        assert picture._repr_mimebundle_() == {
+            "image/png": picture.png,
+            "text/plain": picture.words,
+        }
+
+
+def test_pictures_of_long_noise_stay_small():
+    noise = Audio(torch.rand(1, 60 * RATE, generator=torch.Generator().manual_seed(0)) - 0.5)
+    picture = sound_picture(noise, {"true": [Event(0.1 * k) for k in range(600)]})
+    assert len(picture.png) <= 120_000
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="N > 0"):
+        sound_picture(Audio(torch.zeros(1, 0)))
+    with pytest.raises(ValueError, match="no sounds"):
+        spectrograms({})
+    with pytest.raises(ValueError, match="wanted some of read, encode"):
+        waterfall({"total": 1.0})
+
+
+def test_the_waterfall_leaves_out_what_is_no_stage():
+    stages = {"read": 0.2, "generate": 0.6}
+    picture = waterfall({**stages, "total": 0.8, "time_to_first_audio": 0.7})
+    assert picture.words == "bars: read, generate"
+    assert picture.png == waterfall(stages).png
