@@ -2,7 +2,7 @@
 sound as the target.
 
     python -m foley_lab.training.foley make .runs/features --count 3000 --workers 2
-    python -m foley_lab.training.foley train --minutes 60
+    foley-lab train foley --minutes 60
 
 Clips are new to the eyes: an encoder is more certain on its own training clips than it will ever be
 again, and a generator that hears only certain features does not learn to doubt. Every clip is
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -207,6 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     make.add_argument("--eyes", default=".runs/encoder/best.pt")
     make.add_argument("--analysis", default=".runs/codec/analysis.safetensors")
     jobs.add_parser("train", help="train on them; flags of the run follow", add_help=False)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] not in (["make"], ["train"]):
+        argv.insert(0, "train")  # as the other trainings are called: `foley-lab train foley`
     args, rest = parser.parse_known_args(argv)
     if args.job == "train":
         default = Run("foley", minutes=60, schedule="anneal", evaluate_every_s=300)
