@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ from foley_lab.nn.attention import (
 from foley_lab.nn.layers import TimeConv
 from foley_lab.samplers import guided, sample
 from foley_lab.signals import HUNYUAN_RATES, SMALL_RATES, Features
-from foley_lab.training.losses import draw_dropout, flow_matching_loss
+from foley_lab.training.foley import OWN_SHARE, WORDINGS, FeatureSet
+from foley_lab.training.losses import flow_matching_loss
 
 GOLDEN = Path(os.environ.get("FOLEY_LAB_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 needs_golden = pytest.mark.skipif(
@@ -321,7 +323,7 @@ def test_from_nothing_the_velocity_is_zero_and_learns():
     optimiser = torch.optim.AdamW(transformer.parameters(), lr=1e-2)
     latents, losses = torch.randn(8, 4, 12, generator=generator), []
     for _ in range(40):
-        loss = flow_matching_loss(transformer, latents, *seen, generator=generator, dropout=False)
+        loss = flow_matching_loss(transformer, latents, *seen, generator=generator)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -334,7 +336,9 @@ def test_no_parameter_of_the_small_shape_is_idle():
     transformer = tiny_transformer()
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(64, 4, 8, generator=draw)
-    flow_matching_loss(transformer, latents, *tokens(64, 8), generator=draw).backward()
+    visual, sync, text = tokens(64, 8)
+    half_blind = transformer.without_video(visual, sync, torch.arange(64) % 2 == 0)
+    flow_matching_loss(transformer, latents, *half_blind, text, generator=draw).backward()
     idle = [n for n, p in transformer.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
 
@@ -581,14 +585,27 @@ def test_bad_requests_are_named():
 # --- training ----------------------------------------------------------------------------------
 
 
-def test_conditions_are_withheld_in_the_stated_shares():
-    no_video, no_text = draw_dropout(40_000, torch.Generator().manual_seed(0))
-    shares = [
-        (no_video & no_text).float().mean().item(),
-        (~no_video & no_text).float().mean().item(),
-        (no_video & ~no_text).float().mean().item(),
-    ]
-    assert shares == pytest.approx([0.10, 0.15, 0.10], abs=0.01)
+def test_words_are_withheld_only_where_the_visible_material_sounds():
+    """Without words a contradicting sound could not be told from the visible one."""
+
+    class Model:
+        def without_video(self, visual, sync, drop):
+            return visual * ~drop[:, None, None], sync * ~drop[:, None, None]
+
+    clips = 8
+    data = FeatureSet.__new__(FeatureSet)
+    data.visual, data.sync = torch.ones(clips, 50, 2), torch.ones(clips, 200, 2)
+    data.latents = torch.zeros(clips, 2, 3, 200)
+    data.latents[:, 1] = 1.0  # the contradicting sound
+    data.text, data.words = torch.ones(1, 4, 2), torch.zeros(clips, 2, WORDINGS, dtype=torch.long)
+    drawn = [data.draw(np.random.default_rng(k), Model(), 64) for k in range(60)]
+    other = torch.cat([b["latents"][:, 0, 0] for b in drawn]) > 0
+    words = torch.cat([b["text"][:, 0, 0] for b in drawn]) > 0
+    seen = torch.cat([b["sync"][:, 0, 0] for b in drawn]) > 0
+    assert words[other].all()
+    assert (~other).float().mean().item() == pytest.approx(OWN_SHARE, abs=0.03)
+    assert (~words[~other]).float().mean().item() == pytest.approx(0.45, abs=0.03)
+    assert (~seen & ~words)[~other].float().mean().item() == pytest.approx(0.10, abs=0.03)
 
 
 def test_the_loss_is_zero_for_the_true_velocity():

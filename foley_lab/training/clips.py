@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,46 +27,53 @@ from foley_lab.synthetic.scenes import Scene, make_scene
 
 FIRST_SEED = 1 << 40
 FRAMES, SIZE, SHARD = 100, 96, 50
+UGLY_SHARE = 0.5
 _RATES = (25.0, 50.0, 30.0, 20.0, 15.0, 12.5)
 _RATE_SHARES = (0.6, 0.12, 0.1, 0.08, 0.06, 0.04)
 _ASPECTS = (16 / 9, 4 / 3, 1.0, 9 / 16)
 _ASPECT_SHARES = (0.5, 0.2, 0.15, 0.15)
 
 
-def scene_of(seed: int, ugly: float = 0.5) -> Scene:
-    """The scene of a training seed, its log with the clip's frame rate; `ugly` is the share of the
-    rough split."""
+def scene_of(seed: int) -> Scene:
+    """The scene of a training seed, its log with the clip's frame rate."""
     rng = np.random.default_rng([seed, 9])
     fps = float(rng.choice(_RATES, p=_RATE_SHARES))
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
-    split = "ugly" if rng.random() < ugly else "clean"
+    split = "ugly" if rng.random() < UGLY_SHARE else "clean"
     scene = make_scene(seed, FRAMES / fps, aspect=aspect, split=split)
     scene.log.fps = fps
     return scene
 
 
-def training_clip(seed: int, ugly: float = 0.5) -> tuple[np.ndarray, EventLog, float]:
-    """One clip: frames uint8 [F, H, W, 3], its log, its frame rate."""
-    scene = scene_of(seed, ugly)
+def training_clip(seed: int) -> tuple[np.ndarray, EventLog]:
+    """One clip: frames uint8 [F, H, W, 3] and its log."""
+    scene = scene_of(seed)
     painter = Painter(scene, SIZE, SIZE)
-    return np.stack(list(painter.frames(scene.log.fps, FRAMES))), scene.log, scene.log.fps
+    return np.stack(list(painter.frames(scene.log.fps, FRAMES))), scene.log
 
 
-def make_shard(folder: Path, index: int, first_seed: int, ugly: float) -> int:
-    """Render one shard unless it is already there; returns its number of clips."""
+def make_shard(folder: Path, first_seed: int, index: int) -> None:
+    """Render one shard unless it is already there."""
     target = folder / f"{index:04d}"
     if target.with_suffix(".json").exists():
-        return SHARD
+        return
     import cv2
 
     cv2.setNumThreads(1)
-    clips = [training_clip(first_seed + index * SHARD + k, ugly) for k in range(SHARD)]
+    clips = [training_clip(first_seed + index * SHARD + k) for k in range(SHARD)]
     np.save(target.with_suffix(".part.npy"), np.stack([c[0] for c in clips]))
     os.replace(target.with_suffix(".part.npy"), target.with_suffix(".npy"))
     text = json.dumps([asdict(c[1]) for c in clips])
     target.with_suffix(".part.json").write_text(text)
     os.replace(target.with_suffix(".part.json"), target.with_suffix(".json"))
-    return SHARD
+
+
+def make_all(make: Callable[[int], None], count: int, workers: int) -> None:
+    """Call `make` with the index of each shard that `count` clips need, in `workers` processes."""
+    shards = -(-count // SHARD)
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(make, range(shards)), 1):
+            print(f"{done}/{shards} shards", flush=True)
 
 
 def load_shards(folder: Path, most: int = 3600) -> tuple[list[np.ndarray], list[EventLog]]:
@@ -86,19 +95,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--ugly", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    shards = -(-args.count // SHARD)
-    with ProcessPoolExecutor(args.workers) as pool:
-        jobs = [
-            pool.submit(make_shard, args.folder, k, args.first_seed, args.ugly)
-            for k in range(shards)
-        ]
-        for done, job in enumerate(jobs, 1):
-            job.result()
-            print(f"{done}/{shards} shards", flush=True)
+    make_all(partial(make_shard, args.folder, args.first_seed), args.count, args.workers)
 
 
 if __name__ == "__main__":

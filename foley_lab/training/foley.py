@@ -16,9 +16,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +35,12 @@ from foley_lab.synthetic.picture import Painter
 from foley_lab.synthetic.scenes import make_scene
 from foley_lab.synthetic.sounds import render_sound
 from foley_lab.synthetic.words import prompt_for
-from foley_lab.training.clips import FIRST_SEED
+from foley_lab.training.clips import FIRST_SEED, SHARD, make_all
 from foley_lab.training.loop import Run, parse_run, train
 from foley_lab.training.losses import flow_matching_loss
 from foley_lab.weights import SHIPPED, save_shards
 
-SECONDS, FPS, SHARD, WORDINGS = 8.0, 25.0, 50, 4
+SECONDS, FPS, WORDINGS = 8.0, 25.0, 4
 BATCH = 16
 OWN_SHARE = 0.62
 """Share of samples whose sound is the visible one; the others follow contradicting words."""
@@ -90,7 +89,7 @@ def make_features(
     return {"visual": visual[0].half(), "sync": sync[0].half(), "latents": latents.half()}, words
 
 
-def make_shard(folder: Path, index: int, first_seed: int, eyes: str, analysis: str) -> None:
+def make_shard(folder: Path, first_seed: int, eyes: str, analysis: str, index: int) -> None:
     """Make one shard unless it is already there."""
     target = folder / f"{index:04d}.safetensors"
     if target.exists():
@@ -171,7 +170,7 @@ def train_foley(run: Run) -> None:
 
     def loss_of(batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return flow_matching_loss(model, **batch, generator=generator, dropout=False)
+            return flow_matching_loss(model, **batch, generator=generator)
 
     def step_fn(step: int) -> dict[str, Tensor]:
         batch = data.draw(run.rng(step), model)
@@ -216,15 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         default = Run("foley", minutes=60, schedule="anneal", evaluate_every_s=300)
         return train_foley(parse_run(default, __doc__ or "", rest))
     args.folder.mkdir(parents=True, exist_ok=True)
-    shards = -(-args.count // SHARD)
-    with ProcessPoolExecutor(args.workers) as pool:
-        jobs_ = [
-            pool.submit(make_shard, args.folder, k, args.first_seed, args.eyes, args.analysis)
-            for k in range(shards)
-        ]
-        for done, job in enumerate(jobs_, 1):
-            job.result()
-            print(f"{done}/{shards} shards", flush=True)
+    make = partial(make_shard, args.folder, args.first_seed, args.eyes, args.analysis)
+    make_all(make, args.count, args.workers)
 
 
 if __name__ == "__main__":
