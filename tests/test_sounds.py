@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foley_lab.signals import MATERIALS, Event, EventLog, Interval
-from foley_lab.synthetic.sounds import INSTANTS, RECIPES, SURFACE_GAIN, render_sound
+from foley_lab.synthetic.sounds import INSTANTS, RECIPES, SURFACE_GAIN, render_sound, render_stems
 
 START = 24_000
 
@@ -101,6 +101,69 @@ def test_metal_rings_longest_and_rubber_is_lowest():
 
     assert max(MATERIALS, key=tail) == "metal"
     assert min((m for m in MATERIALS if m != "gravel"), key=pitch) == "rubber"
+
+
+@pytest.mark.parametrize("material", MATERIALS)
+def test_large_things_sound_lower_and_ring_longer(material):
+    def centroid_and_length(size):
+        sounds = [render_sound(one("impact", material, 0.7, seed, size=size)) for seed in range(6)]
+        heard = np.stack([sound[START : START + 19_200] for sound in sounds])
+        power = (np.abs(np.fft.rfft(heard)) ** 2).sum(0)
+        late = (heard**2 * np.arange(heard.shape[1])).sum() / (heard**2).sum()
+        return (power * np.arange(power.size)).sum() / power.sum(), late
+
+    small, large = centroid_and_length(0.06), centroid_and_length(0.4)
+    assert large[0] < 0.9 * small[0]
+    if material != "gravel":  # its grains fall as long as they fall
+        assert large[1] > 1.03 * small[1]
+
+
+def test_pitch_stays_in_its_range_whatever_the_size():
+    for size in (1e-3, 0.04, 0.5, 30.0):
+        sound = render_sound(one("impact", "glass", 0.2, size=size))[START:]
+        pitch_hz = np.abs(np.fft.rfft(sound)).argmax() * 48_000 / sound.size
+        low, high = RECIPES["glass"].pitch_hz[0], RECIPES["glass"].top_hz[1]
+        assert 0.98 * low < pitch_hz < high
+
+
+def test_cloth_is_dull_and_has_no_partials():
+    def bands(material):
+        sound = np.stack([render_sound(one("impact", material, 0.8, s))[START:] for s in range(20)])
+        power = np.abs(np.fft.rfft(sound)) ** 2
+        hz = np.fft.rfftfreq(sound.shape[1], 1 / 48_000)
+        dull = power[:, hz < 1200].sum() / power.sum()
+        peak = power.max(1) / power.sum(1)  # one strong partial, or many weak ones
+        return dull, float(np.median(peak))
+
+    dull, peak = bands("cloth")
+    assert dull > 0.9
+    assert all(peak < bands(m)[1] for m in ("wood", "rubber", "metal", "glass"))
+
+
+def test_stems_add_up():
+    for seed in range(3):
+        log = busy(seed)
+        log.events += [Event(2.03, "impact", "cloth", 0.5, visible=False)]
+        stems = render_stems(log)
+        assert set(stems) == {*(e.object for e in log.events), None, "room"}
+        assert np.abs(sum(stems.values()) - render_sound(log)).max() < 1e-6
+
+
+def test_a_stem_holds_one_body():
+    log = one("impact", "metal", size=0.2)
+    log.events.append(Event(0.9, "impact", "wood", 0.8, object=1))
+    stems = render_stems(log)
+    assert np.abs(stems[0][:START]).max() == 0 < np.abs(stems[0][START : START + 480]).max()
+    assert np.abs(stems[1][:43_200]).max() == 0 < np.abs(stems[1][43_200:]).max()
+
+
+def test_one_change_leaves_the_rest_as_it_was():
+    first, second = busy(2), busy(2)
+    second.events[3] = Event(first.events[3].time_s, "impact", "gravel", 0.9, object=3)
+    before, after = render_stems(first), render_stems(second)
+    for name in (0, 7, None, "room"):
+        level = np.abs(after[name]).max() / np.abs(before[name]).max()  # one gain for the clip
+        assert np.allclose(after[name], level * before[name], atol=1e-4)
 
 
 def test_surface_is_weak():

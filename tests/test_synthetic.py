@@ -2,7 +2,7 @@
 
 import re
 import string
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import av
 import numpy as np
@@ -12,8 +12,9 @@ from foley_lab.evaluation.sync import detect_onsets, event_scores
 from foley_lab.media import read_audio
 from foley_lab.signals import MATERIALS, EventLog
 from foley_lab.synthetic import words
-from foley_lab.synthetic.dataset import make_clip, make_clips
-from foley_lab.synthetic.picture import Painter
+from foley_lab.synthetic.dataset import make_clip, make_clips, make_pairs, ugly_format
+from foley_lab.synthetic.pairs import FACTORS, can_change, counterfactual, pair
+from foley_lab.synthetic.picture import Painter, Style, texture
 from foley_lab.synthetic.scenes import FAMILIES, MIN_GAP_S, Body, make_scene
 from foley_lab.synthetic.sounds import render_sound
 
@@ -45,6 +46,7 @@ def distance(body: Body, time_s: float, x: float, y: float) -> float:
 def test_same_seed_same_scene(family):
     first, second = (make_scene(7, 3.0, family, split="ugly") for _ in range(2))
     assert first.log == second.log
+    assert render_sound(first.log).tobytes() == render_sound(second.log).tobytes()
     frames = [Painter(s, 64, 36).frame(1.0, 0.04) for s in (first, second)]
     assert np.array_equal(*frames) and frames[0].std() > 1
     assert make_scene(8, 3.0, family).log != first.log
@@ -61,13 +63,40 @@ def test_events_are_ordered_apart_and_inside(family, aspect):
         assert all(0 <= c.start_s < c.end_s <= log.seconds + 1e-9 for c in log.continuous)
 
 
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "glide"])
+def test_every_family_sounds_and_knows_its_sizes(family):
+    logs = [make_scene(seed, 4.0, family).log for seed in range(12)]
+    assert sum(bool(log.events or log.continuous) for log in logs) > 6
+    things = [t for log in logs for t in (*log.events, *log.continuous)]
+    assert all(0.04 < t.size < 0.6 for t in things)
+    assert len({t.size for t in things}) > 5
+
+
+def test_families_keep_their_places():
+    """Checkpoints name families by number."""
+    assert list(FAMILIES) == [
+        "bounce", "tumble", "pendulum", "strike", "footsteps", "typing", "meet", "drops", "scrape",
+        "roll", "glide", "machine", "bell",
+    ]  # fmt: skip
+
+
+def test_machines_keep_their_rhythm():
+    count = 0
+    for seed in range(20):
+        gaps = np.diff(times(make_scene(seed, 4.0, "machine").log))
+        assert np.ptp(gaps) < 1e-5 if gaps.size else True
+        assert all(0.19 < gap < 1.26 for gap in gaps)
+        count += gaps.size
+    assert count > 60
+
+
 def test_gliding_is_silent():
     logs = [make_scene(seed, 4.0, "glide").log for seed in range(10)]
     assert not any(log.events or log.continuous for log in logs)
 
 
 @pytest.mark.parametrize("aspect", [WIDE, TALL])
-@pytest.mark.parametrize("family", ["bounce", "pendulum", "strike", "meet"])
+@pytest.mark.parametrize("family", ["bounce", "pendulum", "strike", "meet", "machine", "bell"])
 def test_bodies_touch_at_the_event(family, aspect):
     """At its time the contact lies on the outlines of both bodies, or of one and the floor."""
     count = 0
@@ -99,6 +128,25 @@ def test_bodies_are_apart_before_the_event():
     assert count > 10
 
 
+@pytest.mark.parametrize("family", ["machine", "bell"])
+def test_machines_and_bells_are_apart_before_the_event(family):
+    """The log's material may be that of several bodies: the two that touch are heard and near."""
+    count = 0
+    for seed in range(20):
+        scene = make_scene(seed, 4.0, family)
+        heard = [b for b in scene.bodies if b.heard]
+        assert len(heard) in (1, 2)  # one where nothing is struck
+        for event in scene.log.events:
+            x, y = event.x * WIDE, event.y
+            moved = max(
+                distance(b, event.time_s - 0.03, x, y) - distance(b, event.time_s, x, y)
+                for b in heard
+            )
+            assert moved > 2e-3
+            count += 1
+    assert count > 60
+
+
 @pytest.mark.parametrize("aspect", [WIDE, TALL])
 def test_standing_feet_stay_where_they_landed(aspect):
     for seed in range(8):
@@ -122,7 +170,7 @@ def test_most_events_can_be_seen():
 
 
 def test_the_floor_runs_under_a_walker():
-    scenes = (make_scene(seed, 2.0, "footsteps") for seed in range(20))
+    scenes = (make_scene(seed, 2.0, "footsteps") for seed in range(60))
     scene = next(s for s in scenes if s.floor_speed and s.floor_material in ("gravel", "wood"))
     scene = replace(scene, bodies=[])
     painter = Painter(scene, 160, 90)
@@ -143,6 +191,56 @@ def test_splits_differ_in_picture():
     assert [e.material for e in clean.log.events] == [e.material for e in ugly.log.events]
     frames = [Painter(s, 96, 54).frame(0.5, 0.04).astype(float) for s in (clean, ugly)]
     assert np.abs(frames[0] - frames[1]).mean() > 3
+
+
+def test_what_is_off_screen_is_heard_alone():
+    count = clips = 0
+    families = [f for f in FAMILIES if f != "tumble"]  # simulated, slow to make twice
+    for seed in range(120):
+        family = families[seed % len(families)]
+        whole = make_scene(seed, 2.0, family, split="ugly")
+        seen = make_scene(seed, 2.0, family, split="ugly", off_screen=False)
+        hidden = [e for e in whole.log.events if e.off_screen]
+        assert [e for e in whole.log.events if not e.off_screen] == seen.log.events
+        assert whole.log.continuous == seen.log.continuous
+        assert whole.log.prompt == seen.log.prompt
+        assert not any(e.off_screen for e in make_scene(seed, 2.0, family).log.events)
+        clips += bool(seen.log.events or seen.log.continuous)
+        if not hidden:
+            continue
+        count += 1
+        assert len({e.material for e in hidden}) == 1 and len(hidden) <= 4
+        sounding = {e.material for e in seen.log.events} | {e.surface for e in seen.log.events}
+        assert hidden[0].material not in sounding | set(named(whole.log.prompt))
+        assert all(np.diff(times(whole.log)) >= MIN_GAP_S)
+        assert not {e.object for e in hidden} & {e.object for e in seen.log.events}
+        assert words.main_material(whole.log) == words.main_material(seen.log)
+        frames = [Painter(s, 48, 32).frame(hidden[0].time_s, 0.04) for s in (whole, seen)]
+        assert np.array_equal(*frames)
+        gone = render_sound(whole.log) - render_sound(seen.log)
+        assert np.abs(gone).max() > 1e-3
+        dyed = whole.log.with_material("glass").events
+        assert [e for e in dyed if e.off_screen] == hidden
+    assert 0.07 < count / clips < 0.26
+
+
+def test_some_ugly_clips_are_dark():
+    rng = np.random.default_rng(0)
+    styles = [Style.draw(rng, "ugly") for _ in range(400)]
+    dark = [s for s in styles if s.light < 0.5]
+    assert 0.09 < len(dark) / 400 < 0.21 and min(s.noise for s in dark) > 5
+    assert {s.background for s in styles} == set(range(6))
+    assert min(Style.draw(rng, "clean").light for _ in range(100)) > 0.8
+
+
+def test_cloth_looks_like_nothing_else():
+    """Alone it is violet or pink and checked: bright and dark bands even after a strong blur."""
+    for seed in range(10):
+        small = texture("cloth", 24, seed, flat=True)
+        red, green, blue = small.mean((0, 1))
+        assert green < 0.85 * min(red, blue)
+        others = [texture(m, 24, seed, flat=True) for m in ("plastic", "rubber", "glass")]
+        assert small.std((0, 1)).mean() > 3 * max(o.std((0, 1)).mean() for o in others)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +329,68 @@ def test_contradictions_name_another_material():
         assert material != words.main_material(log) and material in named(prompt)
 
 
+# ------------------------------------------------------------------------------------------- pairs
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_differ_in_one_factor(family, factor):
+    free = {"material", "surface"} if factor in ("material", "surface") else {factor}
+
+    def rest(log):
+        """Times, places, objects and all else that the factor leaves alone."""
+        things = (*log.events, *log.continuous)
+        return [{k: v for k, v in asdict(t).items() if k not in free} for t in things]
+
+    for seed in range(3):
+        log = make_scene(seed, 3.0, family).log
+        if not can_change(log, factor):
+            with pytest.raises(ValueError, match=f"no {factor} to change"):
+                counterfactual(log, factor)
+            continue
+        first, second = pair(seed, factor, 3.0, family)
+        assert first.log == log
+        assert rest(second.log) == rest(log)
+        before, after = (asdict(s.log) for s in (first, second))
+        things = zip(
+            before["events"] + before["continuous"],
+            after["events"] + after["continuous"],
+            strict=True,
+        )
+        assert any(a.get(factor) != b.get(factor) for a, b in things)
+        assert second.log == pair(seed, factor, 3.0, family)[1].log
+        sounds = [render_sound(s.log) for s in (first, second)]
+        assert np.abs(sounds[0] - sounds[1]).max() > 1e-4
+
+
+def test_a_new_material_is_seen_heard_and_named():
+    for family in ("bounce", "footsteps", "drops", "bell", "tumble"):
+        seed = next(s for s in range(20) if make_scene(s, 2.0, family).log.events)
+        first, second = pair(seed, "material", 2.0, family)
+        old, new = (words.main_material(s.log) for s in (first, second))
+        assert old != new and new in named(second.log.prompt)
+        frames = [Painter(s, 96, 54).frame(1.0, 0.04).astype(int) for s in (first, second)]
+        assert np.abs(frames[0] - frames[1]).max() > 30
+        same = [b.track is c.track for b, c in zip(first.bodies, second.bodies, strict=True)]
+        assert all(same)
+
+
+def test_strength_and_size_leave_the_picture():
+    for factor in ("strength", "size"):
+        first, second = pair(3, factor, 2.0, "bounce")
+        assert first.bodies is second.bodies and first.log.prompt == second.log.prompt
+
+
+def test_pairs_take_the_value_they_are_given():
+    log = make_scene(3, 2.0, "bounce").log
+    assert {e.material for e in counterfactual(log, "material", "cloth").events} == {"cloth"}
+    halved = counterfactual(log, "size", 0.5).events
+    assert [e.size for e in halved] == pytest.approx([e.size / 2 for e in log.events], abs=1e-4)
+    for factor, wrong in (("material", "cheese"), ("strength", 1.0), ("size", -2), ("colour", 2)):
+        with pytest.raises(ValueError, match="wanted"):
+            counterfactual(log, factor, wrong)
+
+
 # ------------------------------------------------------------------------------------------- sound
 
 
@@ -271,6 +431,57 @@ def test_workers_change_nothing(tmp_path):
     logs = [EventLog.from_json((tmp_path / f"one/000{k}.json").read_text()) for k in range(3)]
     assert [log.family for log in logs] == ["bounce", "roll", "bounce"]
     assert [log.seed for log in logs] == [20, 21, 22]
+
+
+def test_ugly_clips_come_in_many_formats():
+    formats = [ugly_format(seed) for seed in range(200)]
+    assert {round(fps, 2) for _, fps in formats} == {24, 25, 29.97, 30, 60}
+    sizes = {size for size, _ in formats}
+    assert (1280, 720) in sizes and (720, 1280) in sizes
+    assert all(n % 2 == 0 for size in sizes for n in size)
+    assert all(abs(w * h / (1280 * 720) - 1) < 0.01 for w, h in sizes)
+    assert ugly_format(3, 96 * 54)[0][0] < 100
+
+
+def test_format_is_drawn_only_if_nothing_is_asked(tmp_path):
+    seed = next(s for s in range(50) if ugly_format(s)[0] == (720, 1280))
+    made = {
+        "drawn": {"split": "ugly"},
+        "clean": {"split": "clean"},
+        "asked": {"split": "ugly", "size": (64, 48)},
+    }
+    logs = {}
+    for name, request in made.items():
+        path = make_clip(tmp_path, name, seed, 0.1, "bounce", **request)
+        logs[name] = EventLog.from_json(path.with_suffix(".json").read_text())
+    assert (logs["drawn"].size, logs["drawn"].fps) == ugly_format(seed)
+    assert (logs["clean"].size, logs["clean"].fps) == ((1280, 720), 25.0)
+    assert (logs["asked"].size, logs["asked"].fps) == ((64, 48), 25.0)
+
+
+def test_stems_are_written_and_add_up(tmp_path):
+    path = make_clip(tmp_path, "x", 6, family="tumble", stems=True, **SMALL)
+    log = EventLog.from_json(path.with_suffix(".json").read_text())
+    parts = sorted(tmp_path.glob("x.stem-*.wav"))
+    objects = {f"x.stem-{t.object}.wav" for t in (*log.events, *log.continuous)}
+    assert {p.name for p in parts} == {*objects, "x.stem-room.wav"}
+    total = sum(read_audio(p).samples for p in parts)
+    assert (total - read_audio(path.with_suffix(".wav")).samples).abs().max() < 1e-5
+
+
+def test_pairs_are_written(tmp_path):
+    made = list(make_pairs(tmp_path, 2, 5, "material", families=["bounce"], **SMALL))
+    assert [[p.name for p in two] for two in made] == [
+        ["0000-a.mp4", "0000-b.mp4"], ["0001-a.mp4", "0001-b.mp4"]
+    ]  # fmt: skip
+    for a, b in made:
+        logs = [EventLog.from_json(p.with_suffix(".json").read_text()) for p in (a, b)]
+        assert times(logs[0]) == times(logs[1]) and logs[0].seed == logs[1].seed
+        assert words.main_material(logs[0]) != words.main_material(logs[1])
+    with pytest.raises(ValueError, match="without a material to change"):
+        list(make_pairs(tmp_path / "none", 1, 0, "material", families=["glide"], **SMALL))
+    with pytest.raises(ValueError, match="unknown factor"):
+        make_pairs(tmp_path, 1, 0, "colour")
 
 
 @pytest.mark.parametrize("fps", [25.0, 30000 / 1001, 12.5])

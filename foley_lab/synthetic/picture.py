@@ -31,6 +31,7 @@ _HUES = {
     "stone": ((10, 110), (4, 26), (85, 150)),
     "plastic": ((0, 180), (190, 250), (180, 250)),
     "gravel": ((12, 24), (35, 80), (95, 160)),
+    "cloth": ((140, 168), (95, 165), (120, 200)),
     "skin": ((4, 14), (70, 150), (110, 235)),
 }
 
@@ -64,17 +65,18 @@ class Style:
             return float(value) if rng.random() < p else 0.0
 
         tint = 1 + u(-0.12, 0.12, 3) * (1.0 if ugly else 0.3)
+        dark = ugly and rng.random() < 0.15
         return cls(
-            background=int(rng.integers(5 if ugly else 4)),
+            background=int(rng.integers(6 if ugly else 4)),
             shake=some(0.5 if ugly else 0.15, u(0.002, 0.02)),
             drift=(some(0.3, u(-0.1, 0.1)), some(0.3, u(-0.06, 0.06))) if ugly else (0.0, 0.0),
             zoom=some(0.2, u(-0.2, 0.2)) if ugly else 0.0,
             tilt=some(0.4, u(-0.1, 0.1)) if ugly else 0.0,
             cut_s=some(0.05, u(0.3, 1.0)) if ugly else 0.0,
             shutter=some(0.4 if ugly else 0.25, u(0.3, 1.0)),
-            noise=u(1, 12) if ugly else u(0, 3),
+            noise=u(6, 16) if dark else u(1, 12) if ugly else u(0, 3),
             flicker=some(0.35, u(0.02, 0.2)) if ugly else 0.0,
-            light=u(0.55, 1.25) if ugly else u(0.85, 1.12),
+            light=u(0.2, 0.5) if dark else u(0.55, 1.25) if ugly else u(0.85, 1.12),
             blur=some(0.3, u(0.4, 1.2)) if ugly else 0.0,
             jpeg=int(some(0.5, u(18, 70))) if ugly else 0,
             grey=bool(ugly and rng.random() < 0.1),
@@ -117,6 +119,12 @@ def texture(material: str, n: int, seed: int, flat: bool = False) -> np.ndarray:
         shade = cv2.resize(grain, (n, n), interpolation=cv2.INTER_NEAREST) + 0.12 * _field(
             rng, n, 9
         )
+    elif material == "cloth":  # a check of bright and dark bands, wide enough for small pictures
+        turn, bands = rng.uniform(-0.3, 0.3), rng.uniform(1.6, 2.6)
+        across, along = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn)
+        along = along - x * math.sin(turn)
+        for way in (across, along):
+            shade += 0.33 * np.tanh(4 * np.sin((way * bands + rng.uniform(0, 2)) * math.pi))
     elif material == "rubber":
         shade += 0.08 * _field(rng, n, 3)
     elif material == "skin":
@@ -139,7 +147,13 @@ def sprite(body: Body, n: int) -> np.ndarray:
     rgb = texture(body.material, n, body.seed)
     y, x = (np.mgrid[0:n, 0:n].astype(np.float32) + 0.5) / n * 2 - 1
     soft = max(2.0 / n, 0.02)
-    if body.look in ("ball", "drop", "ring"):
+    if body.look == "bell":  # a narrow crown, a wide mouth
+        half = 0.5 + 0.5 * np.clip((y + 1) / 1.75, 0, 1) ** 1.6
+        alpha = np.clip(np.minimum(half - np.abs(x), 1 - np.abs(y)) / soft, 0, 1)
+        rgb = rgb * np.where(y > 0.72, 0.78, 1.0)[..., None]
+        if body.material == "glass":
+            alpha = alpha * np.where(half - np.abs(x) < 0.14, 0.9, 0.5)
+    elif body.look in ("ball", "drop", "ring"):
         r = np.hypot(x, y)
         alpha = np.clip((1 - r) / soft, 0, 1)
         rgb = rgb * (1.08 - 0.4 * r[..., None] ** 3)
@@ -159,7 +173,7 @@ def sprite(body: Body, n: int) -> np.ndarray:
 
 
 def _background(kind: int, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Plain, gradient, soft clouds, a room in perspective, or clutter; float32 RGB."""
+    """Plain, gradient, soft clouds, a room in perspective, clutter, or wallpaper; float32 RGB."""
     value = rng.uniform(40, 225)
     tint = 1 + rng.uniform(-0.18, 0.18, 3)
     out = np.full((height, width, 3), value, np.float32) * tint.astype(np.float32)
@@ -189,6 +203,14 @@ def _background(kind: int, width: int, height: int, rng: np.random.Generator) ->
                 cv2.rectangle(out, a, b, colour, -1, cv2.LINE_AA)
             else:
                 cv2.circle(out, a, max(1, int(size / 2)), colour, -1, cv2.LINE_AA)
+    elif kind == 5:  # stripes, checks or grain of a few pixels at 96: it flickers when it shakes
+        a, b = rng.uniform(14, 60, 2) * (1.0, width / height)
+        turn = rng.uniform(0, math.pi)
+        waves = np.sin(2 * math.pi * (b * x * math.cos(turn) + a * y * math.sin(turn)))
+        if rng.random() < 0.5:
+            waves = waves * np.sin(2 * math.pi * (a * y * math.cos(turn) - b * x * math.sin(turn)))
+        grain = _field(rng, max(width, height), int(rng.integers(40, 90)))[:height, :width]
+        out *= (1 + rng.uniform(0.1, 0.35) * waves + rng.uniform(0.05, 0.2) * grain)[..., None]
     return np.clip(out, 0, 255)
 
 

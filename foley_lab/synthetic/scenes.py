@@ -6,10 +6,13 @@ carries every contact. Lengths are in picture heights, x runs from 0 to `aspect`
 the motion is closed-form and the times are exact; tumbling bodies are left to pymunk at 1 ms,
 contact time = step - 0.5 ms.
 
+Everything that sounds carries its `size`, the longer side of what is seen to sound; where the
+ground sounds it is that of the shoe or the drop, since nobody sees where the ground ends.
+
 Three rules keep the truth learnable: contacts softer than the eye can see are not logged as impacts
 but as a rolling interval; no two events of a clip are closer than `MIN_GAP_S` (the ear parts them
 no better); smooth turning points, feints and crossings without contact occur on purpose and are
-silent.
+silent. The ugly split may add sounds from outside the picture, which nothing in it tells of.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from foley_lab.synthetic.words import prompt_for
 TICK_HZ = 1000
 MIN_GAP_S = 0.06
 FLOORS = ("wood", "metal", "rubber", "stone", "plastic", "gravel")
+OFF_SCREEN_SHARE = 0.15
+"""Of the ugly clips with a sound, how many hear something from outside the picture as well."""
 SOLID = tuple(m for m in MATERIALS if m != "gravel")
 Point = tuple[float, float]
 
@@ -38,7 +43,7 @@ class Body:
     """Something to draw.
 
     Attributes:
-        look: "ball", "box", "bar", "drop", "ring" or "skin" (a limb).
+        look: "ball", "box", "bar", "bell", "drop" or "ring".
         material: Texture and colour.
         width, height: In picture heights.
         track: float32 [ticks, 3] of x, y, angle (radians), or [1, 3] when it never moves.
@@ -46,6 +51,7 @@ class Body:
         shadow: Whether it throws one.
         shown: Optional (start_s, end_s) outside which it is not drawn.
         front: Drawn in front of all others (an occluder).
+        heard: Whether it sounds or is struck: its material is one of the log's.
     """
 
     look: str
@@ -57,6 +63,7 @@ class Body:
     shadow: bool = False
     shown: tuple[float, float] | None = None
     front: bool = False
+    heard: bool = False
 
     @property
     def moves(self) -> bool:
@@ -79,6 +86,7 @@ class Scene:
         floor_y: Top of the floor, or None: seen from above or mid-air.
         floor_speed: How fast the floor runs by under a camera that follows, in picture heights per
             second to the right.
+        floor_heard: Whether the floor's material is one of the log's.
     """
 
     log: EventLog
@@ -87,6 +95,7 @@ class Scene:
     floor_y: float | None = None
     floor_material: str = "wood"
     floor_speed: float = 0.0
+    floor_heard: bool = True
 
 
 class Draw:
@@ -125,8 +134,11 @@ class Draw:
             t += max(low, base * self.u(1 - loose, 1 + loose))
         return out
 
-    def hit(self, time_s: float, strength: float, x: float, y: float, **what: Any) -> None:
-        """Log an instant; contacts outside the picture count but are marked invisible."""
+    def hit(
+        self, time_s: float, strength: float, x: float, y: float, size: float, **what: Any
+    ) -> None:
+        """Log an instant of something `size` picture heights long; contacts outside the picture
+        count but are marked invisible."""
         if 0.02 <= time_s < self.seconds - 0.03:
             fx, fy = x / self.aspect, y
             self.events.append(
@@ -136,6 +148,7 @@ class Draw:
                     x=round(fx, 4),
                     y=round(fy, 4),
                     visible=bool(-0.02 <= fx <= 1.02 and -0.02 <= fy <= 1.02),
+                    size=round(size, 4),
                     **what,
                 )
             )
@@ -155,6 +168,11 @@ def _track(d: Draw, x: ArrayLike, y: ArrayLike, angle: ArrayLike = 0.0) -> np.nd
     out = np.empty((d.ticks, 3), np.float32)
     out[:, 0], out[:, 1], out[:, 2] = x, y, angle
     return out
+
+
+def _heard(*what: Any) -> Body:
+    """A body whose material is one of the log's; the fields of `Body` up to `shadow`."""
+    return Body(*what, heard=True)
 
 
 # --- families -------------------------------------------------------------------------------------
@@ -184,11 +202,10 @@ def bounce(d: Draw) -> Scene:
             t, speed = t + flight, v + g * flight
             x = x0 + vx * (t - start)
             v, y = -e * speed, ground
+            d.hit(t, speed / 3.5, x, floor_y, 2 * r, material=material, surface=surface, object=i)
             if 2 * abs(v) / g < 0.13 or abs(v) < 0.22:
-                d.hit(t, speed / 3.5, x, floor_y, material=material, surface=surface, object=i)
                 ys[d.t >= t] = ground
                 break
-            d.hit(t, speed / 3.5, x, floor_y, material=material, surface=surface, object=i)
         stop = t + d.u(0.3, 1.2)
         moving = np.clip(np.minimum(d.t, stop) - start, 0, None)
         xs = x0 + vx * np.where(held, 0.0, moving)
@@ -205,10 +222,11 @@ def bounce(d: Draw) -> Scene:
                     surface,
                     i,
                     d.speeds(speed, t, stop),
+                    round(2 * r, 4),
                 )
             )
         bodies.append(
-            Body("ball", material, 2 * r, 2 * r, _track(d, xs, ys, xs / r), d.seed(), True)
+            _heard("ball", material, 2 * r, 2 * r, _track(d, xs, ys, xs / r), d.seed(), True)
         )
     return _scene(d, "bounce", bodies, floor_y, surface)
 
@@ -226,7 +244,8 @@ def tumble(d: Draw) -> Scene:
     if d.chance(0.6):
         for x in (d.u(0.0, 0.12), d.aspect - d.u(0.0, 0.12)):
             walls.append(((x, -2), (x, floor_y)))
-            bodies.append(Body("box", surface, 2 * thick, 2.0, _still(x, floor_y - 1.0), d.seed()))
+            wall = _still(x, floor_y - 1.0)
+            bodies.append(_heard("box", surface, 2 * thick, 2.0, wall, d.seed()))
     else:  # nothing leaves the picture
         walls += [((x, -2), (x, floor_y)) for x in (-thick, d.aspect + thick)]
     if d.chance(0.35):  # a ramp
@@ -234,7 +253,7 @@ def tumble(d: Draw) -> Scene:
         y = d.u(0.45, floor_y - 0.15)
         dx, dy = math.cos(tilt) * length / 2, math.sin(tilt) * length / 2
         walls.append(((x - dx, y - dy), (x + dx, y + dy)))
-        bodies.append(Body("bar", surface, length, 2 * thick, _still(x, y, tilt), d.seed()))
+        bodies.append(_heard("bar", surface, length, 2 * thick, _still(x, y, tilt), d.seed()))
     for a, b in walls:
         segment = pymunk.Segment(space.static_body, a, b, thick)
         segment.elasticity, segment.friction = 1.0, 0.6
@@ -247,11 +266,11 @@ def tumble(d: Draw) -> Scene:
         round_ = d.chance(0.55)
         if round_:
             shape: pymunk.Shape = pymunk.Circle(body, size)
-            look = Body("ball", material, 2 * size, 2 * size, _track(d, 0, 0), d.seed(), True)
+            look = _heard("ball", material, 2 * size, 2 * size, _track(d, 0, 0), d.seed(), True)
         else:
             w, h = size * d.u(1.2, 2.6), size * d.u(1.0, 1.8)
             shape = pymunk.Poly.create_box(body, (w, h))
-            look = Body("box", material, w, h, _track(d, 0, 0), d.seed(), True)
+            look = _heard("box", material, w, h, _track(d, 0, 0), d.seed(), True)
         shape.elasticity, shape.friction = d.u(0.35, 0.8), d.u(0.2, 0.8)
         body.position = (d.u(0.25, d.aspect - 0.25), d.u(0.0, 0.35) - 0.35 * i)
         body.angle = d.u(-3, 3)
@@ -281,6 +300,7 @@ def tumble(d: Draw) -> Scene:
             impulse / 4.5,
             p.x,
             p.y,
+            max(moving[i][1].width, moving[i][1].height),
             material=moving[i][1].material,
             surface=other,
             object=i,
@@ -312,7 +332,7 @@ def pendulum(d: Draw) -> Scene:
     if not free:
         wall_x = px + length * math.sin(rest) - side * (r + 0.03)
         wall_y = py + length * math.cos(rest)
-        bodies.append(Body("box", other, 0.06, d.u(0.25, 0.7), _still(wall_x, wall_y), d.seed()))
+        bodies.append(_heard("box", other, 0.06, d.u(0.25, 0.7), _still(wall_x, wall_y), d.seed()))
         for k in range(1, int((omega * d.seconds + phase) / math.pi) + 1):
             t = (k * math.pi - phase) / omega
             if 0 <= t < d.seconds:
@@ -322,13 +342,14 @@ def pendulum(d: Draw) -> Scene:
                     v / 3.0,
                     wall_x + side * 0.03,
                     wall_y,
+                    2 * r,
                     material=material,
                     surface=other,
                     object=0,
                 )
     rod = _track(d, (x + px) / 2, (y + py) / 2, -angle)
     bodies.append(Body("bar", d.pick(("rubber", "wood", "metal")), 0.014, length, rod, d.seed()))
-    bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, -angle), d.seed()))
+    bodies.append(_heard("ball", material, 2 * r, 2 * r, _track(d, x, y, -angle), d.seed()))
     return _scene(d, "pendulum", bodies, None, other)
 
 
@@ -372,17 +393,18 @@ def strike(d: Draw) -> Scene:
     look = "box" if d.chance(0.7) else "ball"
     reach, px, py = _touch(look, w, h, axis, head)
     for t, strength in blows:
-        d.hit(t, strength, cx + px, cy + py, material=material, surface=None, object=0)
+        d.hit(t, strength, cx + px, cy + py, max(w, h), material=material, surface=None, object=0)
     hx, hy = cx + ux * (reach + gap), cy + uy * (reach + gap)
     if math.cos(tilt) * (ux * reach - px) + math.sin(tilt) * (uy * reach - py) < 0:
         tilt += math.pi  # the arm would lie across the thing
     ax, ay = hx + math.cos(tilt) * arm / 2, hy + math.sin(tilt) * arm / 2
     bodies = [
-        Body(look, material, w, h, _still(cx, cy), d.seed()),
+        _heard(look, material, w, h, _still(cx, cy), d.seed()),
         Body("bar", tool, arm, d.u(0.03, 0.11), _track(d, ax, ay, tilt), d.seed()),
         Body("ball", tool, 2 * head, 2 * head, _track(d, hx, hy, tilt), d.seed()),
     ]
-    return _scene(d, "strike", bodies, cy + h / 2 if d.chance(0.5) else None, d.pick(FLOORS))
+    scene = _scene(d, "strike", bodies, cy + h / 2 if d.chance(0.5) else None, d.pick(FLOORS))
+    return replace(scene, floor_heard=False)
 
 
 def _touch(look: str, w: float, h: float, axis: float, head: float) -> tuple[float, float, float]:
@@ -433,7 +455,7 @@ def footsteps(d: Draw) -> Scene:
             t = (k + duty - phase0 - 0.5 * leg) * period
             if 0 <= t < d.seconds:
                 landed = float(x[round(t * TICK_HZ)])
-                d.hit(t, strength * d.u(0.75, 1.2), landed, floor_y, kind="step",
+                d.hit(t, strength * d.u(0.75, 1.2), landed, floor_y, size, kind="step",
                       material=surface, surface=sole, object=leg)  # fmt: skip
         tilt = direction * 0.35 * np.sin(np.pi * swing) * (p < duty)
         top = min(floor_y - d.aspect * 0.5 - 0.2, -0.12)
@@ -441,7 +463,8 @@ def footsteps(d: Draw) -> Scene:
         lean = np.arctan2(x - hip_x, y - top)
         length = float(np.hypot(x - hip_x, y - top).max()) + 0.05
         bodies.append(Body("bar", skin, size * 0.42, length, _track(d, lx, ly, -lean), d.seed()))
-        bodies.append(Body("box", sole, size, size * 0.36, _track(d, x, y, tilt), d.seed(), True))
+        shoe = _track(d, x, y, tilt)
+        bodies.append(_heard("box", sole, size, size * 0.36, shoe, d.seed(), True))
     scene = _scene(d, "footsteps", bodies, floor_y, surface)
     return replace(scene, floor_speed=-speed if follow else 0.0)
 
@@ -450,7 +473,7 @@ def typing(d: Draw) -> Scene:
     """Fingers on a row of keys: a small, quick, dry pattern."""
     material = d.pick(SOLID)
     keys, y = int(d.rng.integers(3, 6)), d.u(0.55, 0.8)
-    pitch = min(0.26, (d.aspect - 0.2) / keys)
+    pitch = min(d.u(0.16, 0.28), (d.aspect - 0.2) / keys)
     x0 = d.u(0.1 + pitch / 2, d.aspect - 0.1 - pitch * (keys - 0.5))
     press = np.zeros((keys, d.ticks))
     hover, depth = d.u(0.05, 0.12), d.u(0.02, 0.035)
@@ -465,12 +488,13 @@ def typing(d: Draw) -> Scene:
         down, up = d.u(0.05, 0.09), d.u(0.07, 0.13)
         s = np.clip((d.t - (t - down)) / down, 0, 1) ** 2 - np.clip((d.t - t - 0.03) / up, 0, 1)
         press[k] = np.maximum(press[k], np.clip(s, 0, 1))
-        d.hit(t, d.u(0.35, 0.8), x0 + k * pitch, y, kind="key", material=material, object=k)
+        wide = max(pitch * 0.86, 0.1)
+        d.hit(t, d.u(0.35, 0.8), x0 + k * pitch, y, wide, kind="key", material=material, object=k)
     bodies: list[Body] = []
     for k in range(keys):
         x = x0 + k * pitch
         sink = np.clip(press[k] - 0.7, 0, 1) / 0.3 * depth
-        cap = Body("box", material, pitch * 0.86, 0.1, _track(d, x, y + 0.05 + sink), d.seed())
+        cap = _heard("box", material, pitch * 0.86, 0.1, _track(d, x, y + 0.05 + sink), d.seed())
         tip = y - hover * (1 - press[k]) + sink * (press[k] > 0.7)
         finger = _track(d, x + 0.1 * hover * (1 - press[k]), tip - 0.3, 0.0)
         bodies += [cap, Body("bar", "skin", pitch * 0.5, 0.6, finger, d.seed())]
@@ -506,26 +530,26 @@ def meet(d: Draw) -> Scene:
         xb, yb = cx + ux * (rb + gap * (1 - share)), cy + uy * (rb + gap * (1 - share))
         for t0, t1 in itertools.pairwise(edges):
             speed = 2 * span * min(1.0, t1 - t0) / (t1 - t0)
-            d.hit(t1, 0.25 + speed / 2.0, cx, cy, material=a, surface=b, object=0)
+            d.hit(t1, 0.25 + speed / 2.0, cx, cy, 2 * ra, material=a, surface=b, object=0)
     spin = d.u(-2, 2) * d.t
     bodies = [
         # turned along the axis, a box meets the ball with the middle of its side
-        Body(
+        _heard(
             "ball" if d.chance(0.7) else "box", b, 2 * rb, 2 * rb, _track(d, xb, yb, axis), d.seed()
         ),
-        Body("ball", a, 2 * ra, 2 * ra, _track(d, xa, ya, spin), d.seed()),
+        _heard("ball", a, 2 * ra, 2 * ra, _track(d, xa, ya, spin), d.seed()),
     ]
     return _scene(d, "meet", bodies, None, b)
 
 
 def drops(d: Draw) -> Scene:
-    """Water drops that fall onto a surface; a ring spreads where each lands."""
+    """Water drops that fall onto a surface, a few or a rain; a ring spreads where each lands."""
     surface, floor_y = d.pick(MATERIALS), d.u(0.65, 0.92)
     g, size = d.u(4.0, 12.0), d.u(0.035, 0.07)
-    bodies: list[Body] = [
-        Body("box", surface, d.aspect + 1, 0.5, _still(d.aspect / 2, floor_y + 0.25), d.seed())
-    ]
-    for i, t in enumerate(d.times(0.12, 0.9, 0.3)):
+    ground = _still(d.aspect / 2, floor_y + 0.25)
+    bodies = [_heard("box", surface, d.aspect + 1, 0.5, ground, d.seed())]
+    gaps_s = (1.15 * MIN_GAP_S, 0.12) if d.chance(0.15) else (0.12, 0.9)
+    for i, t in enumerate(d.times(*gaps_s)):
         x, s = d.u(0.15, d.aspect - 0.15), size * d.u(0.8, 1.2)
         top = d.u(-0.1, 0.15)
         fall = math.sqrt(2 * (floor_y - top) / g)
@@ -542,9 +566,8 @@ def drops(d: Draw) -> Scene:
                 "ring", "glass", s * 5, s * 1.2, _still(x, floor_y), d.seed(), False, (t, t + 0.16)
             )
         )
-        d.hit(
-            t, d.u(0.4, 0.9), x, floor_y, kind="drop", material=surface, surface="water", object=i
-        )
+        d.hit(t, d.u(0.4, 0.9), x, floor_y, 2 * s, kind="drop", material=surface,
+              surface="water", object=i)  # fmt: skip
     return _scene(d, "drops", bodies, floor_y, surface)
 
 
@@ -574,13 +597,14 @@ def scrape(d: Draw) -> Scene:
                     surface,
                     0,
                     d.speeds(speed / 1.2, t, t + length),
+                    round(max(w, h), 4),
                 )
             )
         t += length + (d.u(0.1, 0.5) if d.chance(0.6) else 0.0)
         side = -side
     y = floor_y - h / 2
     bodies = [
-        Body("box", material, w, h, _track(d, x, y), d.seed(), True),
+        _heard("box", material, w, h, _track(d, x, y), d.seed(), True),
         Body("bar", "skin", 0.1, 1.2, _track(d, x + 0.2, y - 0.55, 0.35), d.seed()),
     ]
     return _scene(d, "scrape", bodies, floor_y, surface)
@@ -602,15 +626,15 @@ def roll(d: Draw) -> Scene:
             need = max((goal - p) / v, 1e-3)
             now = (d.t >= t) & (d.t < t + need)
             x[now] = p + v * (d.t[now] - t)
-            d.hit(t + need, abs(v) / 1.6, goal + (r if v > 0 else -r), y, material=material,
-                  surface=surface, object=0)  # fmt: skip
+            d.hit(t + need, abs(v) / 1.6, goal + (r if v > 0 else -r), y, 2 * r,
+                  material=material, surface=surface, object=0)  # fmt: skip
             t, p, v = t + need, goal, -v * e
             if abs(v) < 0.08:
                 x[d.t >= t] = p
                 break
         for edge in (left, right):
             post = _still(edge + (-0.04 if edge == left else 0.04), floor_y - 0.15)
-            bodies.append(Body("box", surface, 0.08, 0.3, post, d.seed()))
+            bodies.append(_heard("box", surface, 0.08, 0.3, post, d.seed()))
     else:
         omega, phase = d.u(0.8, 2.2), d.u(0, 6)
         x = d.aspect / 2 + (d.aspect / 2 - 0.2) * np.sin(omega * d.t + phase)
@@ -624,9 +648,10 @@ def roll(d: Draw) -> Scene:
             surface,
             0,
             d.speeds(pace / 1.2, 0, d.seconds),
+            round(2 * r, 4),
         )
     )
-    bodies.append(Body("ball", material, 2 * r, 2 * r, _track(d, x, y, x / r), d.seed(), True))
+    bodies.append(_heard("ball", material, 2 * r, 2 * r, _track(d, x, y, x / r), d.seed(), True))
     return _scene(d, "roll", bodies, floor_y, surface)
 
 
@@ -636,11 +661,230 @@ def glide(d: Draw) -> Scene:
     return _scene(d, "glide", bodies, d.u(0.7, 1.0) if d.chance(0.3) else None, d.pick(FLOORS))
 
 
+@dataclass(frozen=True)
+class Motor:
+    """Turns at `rate` Hz from `on_s` to `off_s` and stands still before and after."""
+
+    rate: float
+    on_s: float
+    off_s: float
+    phase: float
+
+    @classmethod
+    def draw(cls, d: Draw) -> Motor:
+        on_s = d.u(0.1, 0.7) if d.chance(0.3) else 0.0
+        off_s = d.seconds - (d.u(0.1, 0.7) if d.chance(0.2) else 0.0)
+        return cls(d.log_u(0.8, 5.0), on_s, off_s, d.u(0, 1))
+
+    def turns(self, t: np.ndarray) -> np.ndarray:
+        """Turns done at the times t."""
+        return self.phase + self.rate * (np.clip(t, self.on_s, self.off_s) - self.on_s)
+
+    def times(self, part: float) -> list[float]:
+        """When `part` of a turn (0 to 1) is reached, once a turn."""
+        turns = range(int(self.rate * (self.off_s - self.on_s)) + 3)
+        at = [self.on_s + (k + part - self.phase) / self.rate for k in turns]
+        return [t for t in at if self.on_s < t < self.off_s]
+
+
+def machine(d: Draw) -> Scene:
+    """A press on a crank or a trip hammer, one blow a turn; some run free and touch nothing."""
+    build = _press if d.chance(0.55) else _trip_hammer
+    return _scene(d, "machine", build(d, Motor.draw(d), d.chance(0.12)), None, d.pick(FLOORS))
+
+
+def _press(d: Draw, motor: Motor, free: bool) -> list[Body]:
+    """Crank, connecting rod and a head in a guide: s = r·cos θ + √(l² − r²·sin² θ).
+
+    The anvil stops the head `short` of the end of its stroke, and the rod's end slides on in the
+    head. With s_c = l + r − short the contact is at cos θ = (s_c² + r² − l²) / (2·r·s_c), θ < 0.
+    """
+    material, other, iron = d.pick(MATERIALS), d.pick(SOLID), d.pick(("metal", "wood", "plastic"))
+    r, rod, long, wide = d.u(0.06, 0.12), d.u(0.2, 0.28), d.u(0.12, 0.2), d.u(0.12, 0.3)
+    stop = rod + r - d.u(0.15, 0.5) * min(r, long)
+    axis = math.pi / 2
+    if d.aspect > 1 and d.chance(0.4):
+        axis = 0.0 if d.chance(0.5) else math.pi
+    ux, uy = math.cos(axis), math.sin(axis)
+    middle = (stop + long / 2 + 0.1 - r) / 2  # of the machine, seen from the crank
+    cx = d.u(0.35, d.aspect - 0.35) - ux * middle
+    cy = d.u(0.4, 0.6) - uy * middle
+    theta = 2 * math.pi * motor.turns(d.t)
+    px = cx + r * (np.cos(theta) * ux - np.sin(theta) * uy)
+    py = cy + r * (np.cos(theta) * uy + np.sin(theta) * ux)
+    end = r * np.cos(theta) + np.sqrt(rod**2 - (r * np.sin(theta)) ** 2)
+    head = end if free else np.minimum(end, stop)
+    ex, ey = cx + ux * end, cy + uy * end
+    wheel, pin = _track(d, cx, cy, theta), _track(d, px, py)
+    link = _track(d, (px + ex) / 2, (py + ey) / 2, np.arctan2(ey - py, ex - px))
+    ram = _track(d, cx + ux * head, cy + uy * head, axis)
+    bodies = [
+        Body("ball", iron, 2.3 * r, 2.3 * r, wheel, d.seed()),
+        Body("bar", iron, rod, 0.03, link, d.seed()),
+        Body("ball", "rubber", 0.04, 0.04, pin, d.seed()),
+        _heard("box", material, long, wide, ram, d.seed()),
+    ]
+    if free:
+        return bodies
+    face = stop + long / 2
+    anvil = _still(cx + ux * (face + 0.06), cy + uy * (face + 0.06), axis)
+    bodies.insert(0, _heard("box", other, 0.12, wide * d.u(1.0, 1.7), anvil, d.seed()))
+    angle = math.acos((stop**2 + r**2 - rod**2) / (2 * r * stop))
+    slope = r * math.sin(angle) * (1 + r * math.cos(angle) / (stop - r * math.cos(angle)))
+    for t in motor.times(1 - angle / (2 * math.pi)):
+        d.hit(t, 2 * math.pi * motor.rate * slope / 1.8, cx + ux * face, cy + uy * face,
+              max(long, wide), material=material, surface=other, object=0)  # fmt: skip
+    return bodies
+
+
+def _trip_hammer(d: Draw, motor: Motor, free: bool) -> list[Body]:
+    """A cam lifts the arm by `lift` radians and lets go: it falls freely, lift − ½·fall·t², lands
+    at every whole turn and lies until the next cam comes."""
+    material, other, iron = d.pick(MATERIALS), d.pick(SOLID), d.pick(("metal", "wood", "plastic"))
+    side = 1.0 if d.chance(0.5) else -1.0
+    arm, head = d.u(0.3, min(0.6, d.aspect - 0.2)), d.u(0.06, 0.12)
+    px, py = d.aspect / 2 - side * arm * d.u(0.4, 0.7), d.u(0.5, 0.75)
+    fall, rest = d.log_u(20.0, 70.0) * max(1.0, motor.rate / 2), d.u(0.0, 0.25)
+    lift = min(d.u(0.3, 0.8), 0.5 * fall * (0.45 / motor.rate) ** 2)
+    drop = math.sqrt(2 * lift / fall) * motor.rate  # of a turn
+    part = motor.turns(d.t) % 1.0
+    rise = 0.5 - 0.5 * np.cos(np.pi * np.clip((part - rest) / (1 - drop - rest), 0, 1))
+    angle = np.where(part < 1 - drop, lift * rise, lift * (1 - ((part - 1 + drop) / drop) ** 2))
+    if free:
+        angle = lift * (0.5 - 0.5 * np.cos(2 * np.pi * part))
+    hx, hy = px + side * arm * np.cos(angle), py - arm * np.sin(angle)
+    cam = 0.35 * arm
+    wheel = _track(d, px + side * cam, py + 0.1, -side * np.pi * motor.turns(d.t))
+    beam = _track(d, (px + hx) / 2, (py + hy) / 2, -side * angle)
+    bodies = [
+        Body("box", iron, 0.05, 0.5, _still(px, py + 0.24), d.seed()),
+        Body("bar", iron, 0.18, 0.05, wheel, d.seed()),
+        Body("bar", d.pick(("wood", "metal")), arm, 0.035, beam, d.seed()),
+        _heard("ball", material, 2 * head, 2 * head, _track(d, hx, hy, -side * angle), d.seed()),
+    ]
+    if free:
+        return bodies
+    x, y, height = px + side * arm, py + head, d.u(0.1, 0.25)
+    block = _still(x, y + height / 2)
+    bodies.insert(0, _heard("box", other, d.u(0.16, 0.3), height, block, d.seed()))
+    for t in motor.times(0.0):
+        d.hit(t, math.sqrt(2 * lift * fall) * arm / 4.5, x, y, 2 * head,
+              material=material, surface=other, object=0)  # fmt: skip
+    return bodies
+
+
+def bell(d: Draw) -> Scene:
+    """A bell that swings around its clapper, or a hanging gong and its beater."""
+    material = d.pick(("metal", "metal", "glass")) if d.chance(0.75) else d.pick(SOLID)
+    build = _swinging_bell if d.chance(0.6) else _gong
+    return _scene(d, "bell", build(d, material), None, d.pick(FLOORS))
+
+
+def _swinging_bell(d: Draw, material: str) -> list[Body]:
+    """The bell swings as a sine; its clapper lies on one side, comes over, ever faster, and strikes
+    the other at a fixed phase of the swing. Without a clapper it is silent."""
+    h = d.u(0.25, 0.45)
+    w, ball = h * d.u(0.8, 1.1), h * d.u(0.12, 0.2)
+    px, py = d.u(0.4, d.aspect - 0.4), d.u(0.05, 0.9 - 1.3 * h)
+    omega, phase, late = d.u(2.6, 6.5), d.u(0, 2 * math.pi), d.u(0.0, 0.7)
+    fade = d.u(0.0, 0.06)
+    lean = d.u(0.35, 0.6) * np.exp(-fade * d.t) * np.sin(omega * d.t + phase)
+    cup = _track(d, px - np.sin(lean) * h / 2, py + np.cos(lean) * h / 2, lean)
+    bodies = [
+        Body("bar", d.pick(("wood", "metal")), 0.3, 0.04, _still(px, py), d.seed()),
+        _heard("bell", material, w, h, cup, d.seed()),
+    ]
+    if d.chance(0.1):
+        return bodies
+    far = math.asin((w / 2 - ball) / h)  # the ball hangs in the mouth and touches its rim
+    half = (omega * d.t + phase - math.pi / 2 - late) / math.pi  # a stroke is one half swing
+    way = np.clip((half % 1.0 - 0.3) / 0.7, 0, 1) ** 2
+    hang = lean + np.where(np.floor(half) % 2 == 0, 1.0, -1.0) * far * (1 - 2 * way)
+    clapper = d.pick(("metal", "wood", "rubber"))
+    bx, by = px - h * np.sin(hang), py + h * np.cos(hang)
+    stem = _track(d, (bx + px) / 2, (by + py) / 2, hang)
+    bodies += [
+        Body("bar", clapper, 0.02, h, stem, d.seed()),
+        _heard("ball", clapper, 2 * ball, 2 * ball, _track(d, bx, by, hang), d.seed()),
+    ]
+    first = math.ceil((phase - math.pi / 2 - late) / math.pi)
+    for k in range(first, first + int(omega * d.seconds / math.pi) + 2):
+        t = (k * math.pi + math.pi / 2 + late - phase) / omega
+        if not 0 <= t < d.seconds:
+            continue
+        tilt = float(np.interp(t, d.t, lean))
+        across, down = (-w / 2 if k % 2 == 0 else w / 2), h * math.cos(far)
+        x = px + across * math.cos(tilt) - down * math.sin(tilt)
+        y = py + across * math.sin(tilt) + down * math.cos(tilt)
+        d.hit(t, 1.2 * far * omega * h * math.exp(-fade * t), x, y, max(w, h),
+              material=material, surface=clapper, object=0)  # fmt: skip
+    return bodies
+
+
+def _gong(d: Draw, material: str) -> list[Body]:
+    """A disc on two cords; the beater's fall ends on its rim, and each blow sets it swinging."""
+    r, ball, side = d.u(0.1, 0.22), d.u(0.035, 0.06), 1.0 if d.chance(0.5) else -1.0
+    cx, cy = d.u(0.4, d.aspect - 0.4), d.u(0.4, 0.65)
+    other, away, times = d.pick(("wood", "rubber", "cloth")), d.u(0.1, 0.25), d.times(0.4, 2.0, 0.5)
+    gap, push, x = np.full(d.ticks, away), d.u(0.01, 0.03), np.full(d.ticks, cx)
+    blows: list[tuple[float, float]] = []
+    for k, t in enumerate(times):
+        fall, lift = d.u(0.08, 0.2), away * d.u(0.6, 1.3)
+        blows.append((t, 2 * lift / fall / 5.0))
+        before = times[k - 1] if k else 0.0
+        up = (d.t >= before) & (d.t < t - fall)
+        p = (d.t[up] - before) / max(t - fall - before, 1e-6)
+        start = 0.0 if k else away
+        gap[up] = start + (lift - start) * 0.5 * (1 - np.cos(np.pi * p))
+        down = (d.t >= t - fall) & (d.t < t)
+        gap[down] = lift * (1 - ((d.t[down] - t + fall) / fall) ** 2)
+        since = np.clip(d.t - t, 0, None)
+        x = x - side * push * np.exp(-since / 0.5) * np.sin(7.0 * since)
+    if times:
+        since = d.t[d.t >= times[-1]] - times[-1]
+        gap[d.t >= times[-1]] = away * 0.5 * (1 - np.cos(np.clip(since * 4, 0, np.pi)))
+    bx = x + side * (r + ball + gap)
+    handle = 0.5
+    hx, hy = bx + side * 0.6 * handle / 2, cy + 0.8 * handle / 2
+    slope = math.atan2(0.8, side * 0.6)
+    for t, strength in blows:
+        rim = float(np.interp(t, d.t, x)) + side * r
+        d.hit(t, strength, rim, cy, 2 * r, material=material, surface=other, object=0)
+    cords = [
+        Body("bar", "rubber", 0.012, cy - r + 0.15,
+             _track(d, x + e * 0.5 * r, (cy - 0.86 * r - 0.15) / 2), d.seed())
+        for e in (-1, 1)
+    ]  # fmt: skip
+    return [
+        *cords,
+        _heard("ball", material, 2 * r, 2 * r, _track(d, x, cy), d.seed()),
+        Body("bar", "wood", handle, 0.025, _track(d, hx, hy, slope), d.seed()),
+        _heard("ball", other, 2 * ball, 2 * ball, _track(d, bx, cy), d.seed()),
+    ]
+
+
 FAMILIES: dict[str, Callable[[Draw], Scene]] = {
     f.__name__: f
-    for f in (bounce, tumble, pendulum, strike, footsteps, typing, meet, drops, scrape, roll, glide)
+    for f in (
+        bounce,
+        tumble,
+        pendulum,
+        strike,
+        footsteps,
+        typing,
+        meet,
+        drops,
+        scrape,
+        roll,
+        glide,
+        machine,
+        bell,
+    )
 }
-_SHARES = (0.18, 0.13, 0.1, 0.17, 0.1, 0.06, 0.08, 0.05, 0.05, 0.04, 0.04)
+"""Checkpoints count on the order: new ones are added at the end."""
+_SHARES = (
+    0.162, 0.117, 0.09, 0.153, 0.09, 0.054, 0.072, 0.045, 0.045, 0.036, 0.036, 0.05, 0.05,
+)  # fmt: skip
 
 
 def _drifter(d: Draw, big: bool = False) -> Body:
@@ -686,12 +930,28 @@ def _parted(log: EventLog) -> EventLog:
     return replace(log, events=kept)
 
 
+def _elsewhere(log: EventLog, rng: np.random.Generator) -> list[Event]:
+    """One to four blows outside the picture, in a material that nothing in it has."""
+    present = {t for e in (*log.events, *log.continuous) for t in (e.material, e.surface)}
+    material = str(rng.choice([m for m in MATERIALS if m not in present]))
+    number = 1 + max((e.object or 0 for e in (*log.events, *log.continuous)), default=0)
+    taken, added = [e.time_s for e in log.events], []
+    for _ in range(int(rng.integers(1, 5))):
+        time_s = round(float(rng.uniform(0.02, log.seconds - 0.03)), 6)
+        strength = round(float(rng.uniform(0.2, 0.9)), 4)
+        if all(abs(time_s - t) >= MIN_GAP_S for t in taken):
+            taken.append(time_s)
+            added.append(Event(time_s, "impact", material, strength, object=number, visible=False))
+    return added
+
+
 def make_scene(
     seed: int,
     seconds: float = 4.0,
     family: str | None = None,
     aspect: float = 16 / 9,
     split: str = "clean",
+    off_screen: bool = True,
 ) -> Scene:
     """Draw a scene.
 
@@ -700,7 +960,9 @@ def make_scene(
         seconds: Length.
         family: One of `FAMILIES`, or None for a draw by their shares.
         aspect: Width over height of the picture.
-        split: "clean", or "ugly": silent distractors and occluders, and a rough picture.
+        split: "clean", or "ugly": silent distractors and occluders, a rough picture, and at times
+            sounds from outside it.
+        off_screen: False leaves those sounds out; all else stays as it is.
 
     Raises:
         ValueError: If the family or the split is unknown or the length is not positive.
@@ -729,4 +991,8 @@ def make_scene(
     log = _parted(scene.log)
     log.seed, log.split = seed, split
     log.prompt = prompt_for(log, np.random.default_rng([seed, 78]))
+    dice = np.random.default_rng([seed, 79])  # of its own: the picture does not know
+    wanted = split == "ugly" and off_screen and bool(log.events or log.continuous)
+    if wanted and dice.random() < OFF_SCREEN_SHARE:
+        log.events = sort_events([*log.events, *_elsewhere(log, dice)])
     return replace(scene, log=log)

@@ -5,9 +5,10 @@ A struck body rings in damped modes (van den Doel & Pai 1998, "The sounds of phy
     y(t) = Σ_k a_k · exp(−t / τ_k) · sin(2π f_k t)  +  click(t)
 
 `RECIPES` says for each material where the modes f_k lie, how long they ring and how the contact
-itself clicks; a body of a clip (seed, object) draws its own size, damping and place of the blow
-from these ranges. Every body has two such responses, struck softly (dark) and struck hard
-(bright), and an event of strength h sounds as
+itself clicks; a body of a clip (seed, object) draws its own damping and place of the blow from
+these ranges, and lies in the range of pitch where its `size` puts it: large is low and rings a
+little longer. A size that is not known is drawn too. Every body has two such responses, struck
+softly (dark) and struck hard (bright), and an event of strength h sounds as
 
     level(h) · ((1 − h) · soft + h · hard),
 
@@ -20,6 +21,7 @@ and nothing moves it.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log2
 from typing import cast
@@ -41,6 +43,13 @@ INTERVALS = ("scrape", "roll")
 SURFACE_GAIN = 0.2
 """Peak of what was struck beside what strikes it: −14 dB."""
 
+SIZES = (0.04, 0.5)
+"""Extents in picture heights between which a body's pitch runs from the top of its range to the
+bottom."""
+
+SIZE_SPREAD = 0.2
+"""How much of that range bodies of one size share, by their own draw: ±10 %."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -57,6 +66,8 @@ class Recipe:
         click_s: Decay of that noise.
         click: Its share for a soft and for a hard blow, relative to the modes.
         grains: How many grains of noise stand in for the modes (gravel), or None.
+        thud: Whether a band of noise from the lowest to the highest mode stands in for them all
+            (cloth).
         gain: Loudness of the material beside the others.
     """
 
@@ -70,6 +81,7 @@ class Recipe:
     click_s: float
     click: tuple[float, float]
     grains: tuple[int, int] | None = None
+    thud: bool = False
     gain: float = 1.0
 
 
@@ -102,6 +114,10 @@ RECIPES = {
         (0, 0), (0, 0), (0, 0), (0, 0), 0, (0, 0),
         (1600, 11000), 0.003, (0, 0), grains=(25, 45),
     ),
+    "cloth": Recipe(
+        (210, 420), (600, 900), (0, 0), (0.012, 0.02), 0, (-9, -3),
+        (500, 3000), 0.003, (0.06, 0.16), thud=True,
+    ),
 }  # fmt: skip
 
 
@@ -123,27 +139,58 @@ def render_sound(log: EventLog, seed: int | None = None) -> Sound:
     """
     _check(log)
     seed = log.seed if seed is None else seed
-    rng = _rng(seed, "clip")
+    dry = np.zeros(SMALL_RATES.num_samples(log.seconds), np.float32)
+    _play(log, seed, lambda _: dry)
+    place = _rng(seed, "place")
+    wet = _reflect(dry, _echoes(place))
+    wet *= _level(wet, place)
+    wet += _noise_floor(dry.size, place)
+    return wet
+
+
+def render_stems(log: EventLog, seed: int | None = None) -> dict[int | str | None, Sound]:
+    """What each body of the log sounds like, in its room and at its level.
+
+    Args:
+        log, seed: As for `render_sound`.
+
+    Returns:
+        Mono float32 [N] by the number of the body (None for what has none), with what it strikes,
+        and the noise floor under "room"; together they are `render_sound` within 1e-6.
+
+    Raises:
+        ValueError: As `render_sound`.
+    """
+    _check(log)
+    seed = log.seed if seed is None else seed
     num_samples = SMALL_RATES.num_samples(log.seconds)
-    dry = np.zeros(num_samples, np.float32)
+    stems: dict[int | str | None, Sound] = {}
+    _play(log, seed, lambda name: stems.setdefault(name, np.zeros(num_samples, np.float32)))
+    place = _rng(seed, "place")
+    echoes = _echoes(place)
+    stems = {name: _reflect(dry, echoes) for name, dry in stems.items()}
+    level = _level(sum(stems.values(), np.zeros(num_samples, np.float32)), place)
+    stems = {name: wet * level for name, wet in stems.items()}
+    return {**stems, "room": _noise_floor(num_samples, place)}
+
+
+def _play(log: EventLog, seed: int, track_of: Callable[[int | None], Sound]) -> None:
+    """Add every event and interval to the track [N] of its body.
+
+    The dice of each hang on its own time, so that a change to one leaves the others as they were.
+    """
     bodies = _Bodies(seed)
     for event in log.events:
-        start = round(event.time_s * SAMPLE_RATE)
-        if 0 <= start < num_samples:
-            _add(dry, start, _instant(event, bodies, rng))
+        track, start = track_of(event.object), round(event.time_s * SAMPLE_RATE)
+        if 0 <= start < track.size:
+            rng = _rng(seed, event.kind, round(event.time_s * 1e6))
+            _add(track, start, _instant(event, bodies, rng))
     for interval in log.continuous:
-        start = round(interval.start_s * SAMPLE_RATE)
-        end = min(round(interval.end_s * SAMPLE_RATE), num_samples)
+        track, start = track_of(interval.object), round(interval.start_s * SAMPLE_RATE)
+        end = min(round(interval.end_s * SAMPLE_RATE), track.size)
         if 0 <= start < end:
-            _add(dry, start, _lasting(interval, end - start, bodies, rng))
-    place = _rng(seed, "place")
-    wet = _reflect(dry, place)
-    level = 0.62 * 10 ** (place.uniform(-7, 0) / 20)
-    peak = float(np.abs(wet).max(initial=0.0))
-    # Many blows at once may exceed full scale: the clip is turned down as a whole, never bent.
-    wet *= min(level, 0.97 / peak) if peak > 0 else level
-    wet += _noise_floor(num_samples, place)
-    return wet
+            rng = _rng(seed, interval.kind, round(interval.start_s * 1e6))
+            _add(track, start, _lasting(interval, end - start, bodies, rng))
 
 
 def _check(log: EventLog) -> None:
@@ -190,38 +237,40 @@ class _Bodies:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._made: dict[tuple[str, int | None], Body] = {}
+        self._made: dict[tuple[str, int | str | None, float | None], Body] = {}
 
-    def get(self, material: str, name: int | None) -> Body:
-        key = (material, name)
+    def get(self, material: str, name: int | str | None, size: float | None = None) -> Body:
+        key = (material, name, size)
         if key not in self._made:
-            # Size and place of the blow hang on the object alone: another material keeps them.
+            # The draws hang on the object alone: another material or size keeps them.
             rng = _rng(self._seed, "body", -1 if name is None else name)
-            self._made[key] = _make_body(RECIPES[material], rng)
-        return self._made[key]
-
-    def surface(self, material: str) -> Body:
-        key = (f"surface {material}", None)
-        if key not in self._made:
-            self._made[key] = _make_body(RECIPES[material], _rng(self._seed, "surface", material))
+            self._made[key] = _make_body(RECIPES[material], size, rng)
         return self._made[key]
 
 
-def _make_body(recipe: Recipe, rng: Generator) -> Body:
-    size, damping, place = rng.uniform(size=3)
+def _make_body(recipe: Recipe, extent: float | None, rng: Generator) -> Body:
+    height, damping, place = rng.uniform(size=3)  # of its pitch in the range, of its decay, ...
+    if extent is not None:
+        low, high = SIZES
+        height = (height - 0.5) * SIZE_SPREAD + log2(high / max(extent, 1e-6)) / log2(high / low)
+        height = min(max(height, 0.0), 1.0)
     if recipe.grains:
-        tilt = np.float32(0.25 + 0.5 * size)  # large stones are darker
+        tilt = np.float32(0.75 - 0.5 * height)  # large stones are darker
         low, high = recipe.click_hz
         band_hz = float(low * (1.3 - 0.6 * tilt)), float(high * (1.1 - 0.4 * tilt))
         noise = _band_noise(16384, band_hz, rng)
         return Body(_click(recipe, 1.0, rng), _click(recipe, 1.0, rng), recipe, noise)
-    pitch = _between(recipe.pitch_hz, size, geometric=True)
+    pitch = _between(recipe.pitch_hz, height, geometric=True)
     top = _between(recipe.top_hz, rng.uniform(), geometric=True)
+    decay = _between(recipe.decay_s, damping, geometric=True)
+    if extent is not None:
+        decay *= 1.2 - 0.4 * height
+    if recipe.thud:
+        return _make_thud(recipe, (pitch, top), decay, rng)
     count = int(rng.integers(recipe.num_modes[0], recipe.num_modes[1] + 1))
     steps = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) / (count - 1)
     steps[0] = 0
     modes_hz = pitch * (top / pitch) ** np.clip(steps, 0, 1.05)
-    decay = _between(recipe.decay_s, damping, geometric=True)
     decays_s = decay * (pitch / modes_hz) ** recipe.damping * rng.uniform(0.8, 1.25, count)
     # A mode is silent where the blow meets its node; .15 keeps every mode a little alive.
     shape = 0.15 + np.abs(np.sin(np.pi * np.arange(1, count + 1) * (0.12 + 0.33 * place)))
@@ -232,6 +281,24 @@ def _make_body(recipe: Recipe, rng: Generator) -> Body:
         ring /= np.abs(ring).max()
         _add(ring, 0, recipe.click[hardness] * _click(recipe, 0.55 + 0.45 * hardness, rng))
         responses.append(ring * np.float32(recipe.gain / np.abs(ring).max()))
+    return Body(responses[0], responses[1], recipe)
+
+
+def _make_thud(
+    recipe: Recipe, band_hz: tuple[float, float], decay_s: float, rng: Generator
+) -> Body:
+    """Folds that give way: one burst of low noise, no partials; a hard blow opens its band."""
+    low, high = band_hz
+    length = int(7 * decay_s * SAMPLE_RATE)
+    fade = np.exp(-np.arange(length, dtype=np.float32) / np.float32(decay_s * SAMPLE_RATE))
+    responses = []
+    for hardness, slope_db in enumerate(recipe.brightness):
+        noise = _band_noise(length, (low, high), rng, slope_db)
+        # it is cyclic and starts at its greatest swing, or the onset would be blurred
+        burst = np.roll(noise, -int(np.abs(noise).argmax())) * fade
+        burst /= np.abs(burst).max()
+        _add(burst, 0, recipe.click[hardness] * _click(recipe, 0.55 + 0.45 * hardness, rng))
+        responses.append(burst * np.float32(recipe.gain / np.abs(burst).max()))
     return Body(responses[0], responses[1], recipe)
 
 
@@ -284,7 +351,7 @@ def _grains(body: Body, strength: float, rng: Generator) -> Sound:
 def _instant(event: Event, bodies: _Bodies, rng: Generator) -> Sound:
     """Sound of one event [L], its first sample the contact."""
     strength = float(np.clip(event.strength, 0, 1))
-    body = bodies.get(event.material, event.object)
+    body = bodies.get(event.material, event.object, event.size)
     sound = body.strike(strength, rng)
     level = 0.07 + 0.93 * strength**1.4
     if event.kind == "step":
@@ -296,14 +363,14 @@ def _instant(event: Event, bodies: _Bodies, rng: Generator) -> Sound:
     elif event.kind == "drop":
         sound = _sum(0.7 * _shorten(sound, 0.018), 0.1 * _bubble(rng))
     if event.surface in RECIPES and event.kind != "key":
-        under = bodies.surface(event.surface).strike(strength, rng)
+        under = bodies.get(event.surface, "surface").strike(strength, rng)
         sound = _sum(sound, SURFACE_GAIN * float(np.abs(sound).max()) * under)
     return (level * 10 ** (rng.uniform(-1, 1) / 20)) * sound
 
 
 def _lasting(interval: Interval, length: int, bodies: _Bodies, rng: Generator) -> Sound:
     """Sound of one scrape or roll [length + tail]."""
-    body = bodies.get(interval.material, interval.object)
+    body = bodies.get(interval.material, interval.object, interval.size)
     speed = np.asarray(interval.speed or (1.0,), np.float32)
     speed = np.interp(np.linspace(0, 1, length), np.linspace(0, 1, speed.size), speed)
     edge = np.minimum(np.arange(length) / 720, (length - np.arange(length)) / 1440)
@@ -359,16 +426,32 @@ def _shorten(sound: Sound, decay_s: float) -> Sound:
 # ------------------------------------------------------------------------------ room, noise, tools
 
 
-def _reflect(dry: Sound, rng: Generator) -> Sound:
-    """Adds four to six early reflections, 3 to 20 ms late, 20 to 34 dB down, a little duller."""
+def _echoes(rng: Generator) -> list[tuple[int, np.float32]]:
+    """Four to six early reflections, 3 to 20 ms late, 20 to 34 dB down: (samples, gain)."""
+    return [
+        (
+            int(rng.uniform(0.003, 0.020) * SAMPLE_RATE),
+            np.float32(0.5 * 10 ** (rng.uniform(-34, -20) / 20) * rng.choice((-1, 1))),
+        )
+        for _ in range(int(rng.integers(4, 7)))
+    ]
+
+
+def _reflect(dry: Sound, echoes: list[tuple[int, np.float32]]) -> Sound:
+    """The sound and its echoes, a little duller than itself."""
     wet = dry.copy()
     dull = dry.copy()
     dull[1:] += dry[:-1]
-    for _ in range(int(rng.integers(4, 7))):
-        delay = int(rng.uniform(0.003, 0.020) * SAMPLE_RATE)
-        gain = np.float32(0.5 * 10 ** (rng.uniform(-34, -20) / 20) * rng.choice((-1, 1)))
+    for delay, gain in echoes:
         wet[delay:] += gain * dull[: max(0, dull.size - delay)]
     return wet
+
+
+def _level(wet: Sound, rng: Generator) -> float:
+    """The clip's gain: many blows at once may exceed full scale, then it is turned down as a whole,
+    never bent."""
+    level = 0.62 * 10 ** (rng.uniform(-7, 0) / 20)
+    return min(level, 0.97 / max(float(np.abs(wet).max(initial=0.0)), 1e-9))
 
 
 def _noise_floor(num_samples: int, rng: Generator) -> Sound:
@@ -381,12 +464,16 @@ def _noise_floor(num_samples: int, rng: Generator) -> Sound:
     return noise * np.float32(10 ** (rng.uniform(-75, -62) / 20) / (rms + 1e-12))
 
 
-def _band_noise(length: int, band_hz: tuple[float, float], rng: Generator) -> Sound:
-    """Noise between two frequencies [length], unit RMS, with edges a third of an octave wide."""
+def _band_noise(
+    length: int, band_hz: tuple[float, float], rng: Generator, slope_db: float = 0.0
+) -> Sound:
+    """Noise between two frequencies [length], unit RMS, with edges a third of an octave wide; it
+    rises by `slope_db` per octave."""
     frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     octaves = np.log2(np.maximum(frequencies, 1.0))
     low, high = (log2(max(edge, 1.0)) for edge in band_hz)
     mask = np.clip(1 + 3 * (octaves - low), 0, 1) * np.clip(1 + 3 * (high - octaves), 0, 1)
+    mask = mask * 10 ** (slope_db * (octaves - low) / 20)
     spectrum = rng.standard_normal(mask.size) + 1j * rng.standard_normal(mask.size)
     noise = np.fft.irfft(spectrum * mask, length).astype(np.float32)
     return noise / np.float32(np.sqrt(np.mean(noise**2)) + 1e-12)

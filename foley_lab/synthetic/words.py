@@ -25,6 +25,7 @@ ADJECTIVES = {
     "stone": ("stone", "rock", "marble"),
     "plastic": ("plastic", "hollow plastic", "hard plastic"),
     "gravel": ("gravel", "gravelly", "pebble"),
+    "cloth": ("cloth", "fabric", "felt", "woollen"),
 }
 """Before a noun: "a … ball"."""
 
@@ -36,6 +37,7 @@ NOUNS = {
     "stone": ("stone", "rock", "marble"),
     "plastic": ("plastic", "hollow plastic", "hard plastic"),
     "gravel": ("gravel", "loose gravel", "pebbles"),
+    "cloth": ("cloth", "fabric", "felt"),
 }
 """Alone: "steps on …"."""
 
@@ -124,6 +126,22 @@ _TEMPLATES = {
         "a {a} ball rolls slowly over {s}",
         "the rumble of a rolling {a} ball",
     ),
+    "machine": (
+        "a machine beats on {s} with a {a} head",
+        "a {a} hammer driven by a motor",
+        "the steady beat of a {a} press",
+        "a crank drives a {a} piston",
+        "a machine pounds with a head of {n}",
+        "a mechanical {a} hammer falls again and again",
+    ),
+    "bell": (
+        "a {a} bell rings",
+        "a swinging {a} bell",
+        "a {a} gong is struck with {s}",
+        "a bell of {n} tolls",
+        "ringing a {a} bell",
+        "a clapper of {s} strikes a {a} bell",
+    ),
 }
 _PLAIN = ("{n}", "{a} sound", "the sound of {n}", "{a} impacts", "it sounds like {n}")
 _SILENT = (
@@ -138,8 +156,12 @@ _VOWEL = re.compile(r"\b([Aa]) (?=[aeiou])")
 
 
 def main_material(log: EventLog) -> str | None:
-    """The material of most of a log's sounds, or None for a silent log."""
-    sounding = [e.material for e in log.events] + [c.material for c in log.continuous]
+    """The material of most of a log's sounds, or None for a silent log.
+
+    What sounds outside the picture does not count: nobody who watches would name it.
+    """
+    seen = [e for e in log.events if not e.off_screen]
+    sounding = [t.material for t in (*seen, *log.continuous)]
     return max(sorted(set(sounding)), key=sounding.count) if sounding else None
 
 
