@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -30,8 +31,8 @@ KINDS = ("impact", "step", "key", "drop", "scrape", "roll")
 """What can happen. `impact`, `step`, `key` and `drop` are instants; `scrape` and `roll` are
 intervals."""
 
-MATERIALS = ("wood", "metal", "glass", "rubber", "stone", "plastic", "gravel")
-"""What can sound."""
+MATERIALS = ("wood", "metal", "glass", "rubber", "stone", "plastic", "gravel", "cloth")
+"""What can sound. Checkpoints count on the order: new ones are added at the end."""
 
 
 class FoleyError(Exception):
@@ -159,6 +160,7 @@ class Event:
         object: Which body of the scene, or None.
         x, y: Place in the picture, 0 to 1 from the left and the top, or None.
         visible: Whether the contact can be seen.
+        size: Extent of what sounds, in picture heights, or None when unknown.
     """
 
     time_s: float
@@ -170,6 +172,12 @@ class Event:
     x: float | None = None
     y: float | None = None
     visible: bool = True
+    size: float | None = None
+
+    @property
+    def off_screen(self) -> bool:
+        """Whether it happens outside the scene that was drawn: no picture can tell of it."""
+        return not self.visible and self.x is None
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,7 @@ class Interval:
     Attributes:
         speed: Relative speed over the interval, 0 to 1, evenly spaced from start to end; empty
             means steady.
+        size: Extent of what sounds, in picture heights, or None when unknown.
     """
 
     kind: str
@@ -188,6 +197,7 @@ class Interval:
     surface: str | None = None
     object: int | None = None
     speed: tuple[float, ...] = ()
+    size: float | None = None
 
 
 @dataclass
@@ -207,10 +217,10 @@ class EventLog:
     version: int = 1
 
     def with_material(self, material: str) -> EventLog:
-        """The same happenings in another material."""
+        """The same happenings in another material; what is outside the picture stays."""
         return replace(
             self,
-            events=[replace(e, material=material) for e in self.events],
+            events=[e if e.off_screen else replace(e, material=material) for e in self.events],
             continuous=[replace(c, material=material) for c in self.continuous],
         )
 
@@ -240,6 +250,28 @@ class EventLog:
         log.events, log.continuous, log.size = events, continuous, tuple(log.size)
         return log
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> EventLog:
+        """The log in a file.
+
+        Raises:
+            FoleyError: If there is none.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise FoleyError(f"{os.fsdecode(path)}: {error}") from error
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the log aside and move it into place."""
+        target = Path(path)
+        aside = target.with_name(f".{target.name}.part")
+        try:
+            aside.write_text(self.to_json() + "\n", encoding="utf-8")
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+
 
 def _pick(kind: Any, raw: Mapping[str, Any]) -> Any:
     return kind(**{k: v for k, v in raw.items() if k in kind.__dataclass_fields__})
@@ -255,7 +287,7 @@ class Features:
         text: Prompt tokens [B, L, Dt].
         negative_text: Tokens of the negative prompt [B, L, Dt].
         duration_s: Length of the clip.
-        events: What the visual encoder believes it saw.
+        events, intervals: What the visual encoder believes it saw.
     """
 
     visual: Tensor
@@ -264,6 +296,7 @@ class Features:
     negative_text: Tensor
     duration_s: float
     events: list[Event] = field(default_factory=list)
+    intervals: list[Interval] = field(default_factory=list)
 
 
 @dataclass

@@ -20,7 +20,8 @@ from foley_lab.encoders.clock import (
 from foley_lab.encoders.small import SmallEncoder, pool
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
-from foley_lab.signals import Frames, Video, View
+from foley_lab.encoders.track import MATERIAL_PART, ONSET_BINS, TRACK_DIM, event_track
+from foley_lab.signals import MATERIALS, Event, Frames, Interval, Video, View
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_chunks_see_what_the_whole_sees(
     monkeypatch.setattr(small, "CHUNK", 40)
     parts = encoder.glimpse(frames, times)
     assert torch.allclose(whole.heat, parts.heat, atol=1e-5)
-    assert torch.allclose(whole.outputs["sync"], parts.outputs["sync"], atol=1e-4)
+    assert torch.allclose(whole.outputs["content"], parts.outputs["content"], atol=1e-4)
 
 
 def test_repeated_frames_change_nothing(encoder: SmallEncoder) -> None:
@@ -120,9 +121,9 @@ def test_repeated_frames_change_nothing(encoder: SmallEncoder) -> None:
     frames = film(50)
     once = encoder.look(frames, clock(50), 2.0)
     twice = encoder.look(frames.repeat_interleave(2, 0), clock(100, 50), 2.0)
-    for a, b in zip(once[:2], twice[:2], strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
-    assert [e.time_s for e in once[2]] == pytest.approx([e.time_s for e in twice[2]], abs=1e-4)
+    assert torch.allclose(once[0], twice[0], atol=1e-4)
+    assert [e.time_s for e in once[1]] == pytest.approx([e.time_s for e in twice[1]], abs=1e-4)
+    assert [i.kind for i in once[2]] == [i.kind for i in twice[2]]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 50])
@@ -131,12 +132,14 @@ def test_tokens_stand_on_the_clock_of_the_sound(
     encoder: SmallEncoder, frames: int, rate: float
 ) -> None:
     seconds = frames / rate
-    visual, sync, events = encoder.look(film(frames), clock(frames, rate), seconds)
+    visual, events, intervals = encoder.look(film(frames), clock(frames, rate), seconds)
     latents = encoder.rates.num_latents(seconds)
-    assert sync.shape == (1, latents, encoder.eyes.config.sync_dim)
+    sync = event_track(events, intervals, seconds)
+    assert sync.shape == (latents, TRACK_DIM)
     assert visual.shape == (1, -(-latents // 4), encoder.eyes.config.content)
     assert torch.isfinite(sync).all() and torch.isfinite(visual).all()
     assert all(0 <= e.time_s < seconds for e in events)
+    assert all(0 <= i.start_s < i.end_s <= seconds for i in intervals)
 
 
 def test_pooling_keeps_the_mean_of_a_short_last_group() -> None:
@@ -169,3 +172,36 @@ def test_the_turning_point_of_a_swing_is_no_repeat() -> None:
     bar = 200 * torch.exp(-((x[None] - at[:, None]) ** 2) / 8) + 20
     frames = bar[:, None, :].expand(75, 48, 48).to(torch.uint8)
     assert len(moving_frames(frames, clock(75))) >= 72
+
+
+@pytest.mark.parametrize("time_s", [0.013, 0.1, 0.497, 1.96])
+def test_the_track_holds_the_place_of_a_contact_to_the_millisecond(time_s: float) -> None:
+    onset = event_track([Event(time_s)], [], 2.0)[:, :ONSET_BINS].flatten()
+    at = torch.arange(len(onset)) * 0.04 / ONSET_BINS
+    assert float((onset * at).sum() / onset.sum()) == pytest.approx(time_s, abs=0.001)
+
+
+def test_the_track_names_the_last_thing_that_sounds() -> None:
+    track = event_track([Event(0.2, material="wood"), Event(0.6, material="glass")], [], 1.0)
+    named = track[:, MATERIAL_PART]
+    assert named[:4].amax() < 1e-6
+    assert MATERIALS[int(named[8].argmax())] == "wood"
+    assert MATERIALS[int(named[17].argmax())] == "glass"
+    assert named[17, MATERIALS.index("wood")] == 0
+
+
+def test_the_track_follows_the_speed_of_a_scrape() -> None:
+    scrape = Interval("scrape", 0.2, 0.6, "stone", speed=(0.0, 1.0, 0.0))
+    track = event_track([], [scrape], 1.0)
+    speed = track.amax(1)
+    assert speed[:5].amax() == 0 and speed[16:].amax() == 0
+    assert track[:, : ONSET_BINS + 1].amax() == 0  # it is no blow
+    motion = event_track([], [scrape], 1.0)[9]
+    assert float(motion.amax()) == 1.0 and float(motion.sum()) == pytest.approx(1.9, abs=0.02)
+
+
+def test_what_an_event_is_not_known_to_be_is_left_out() -> None:
+    known = event_track([Event(0.5, kind="impact", material="wood")], [], 1.0)
+    unknown = event_track([Event(0.5, kind="?", material="?")], [], 1.0)
+    assert torch.equal(known[:, :ONSET_BINS], unknown[:, :ONSET_BINS])
+    assert unknown[:, MATERIAL_PART].amax() == 0

@@ -36,7 +36,6 @@ def tiny_lab(loud: float = 0.0) -> Lab:
             hidden_size=32,
             num_heads=2,
             clip_dim=eyes.config.content,
-            sync_dim=eyes.config.sync_dim,
         )
         transformer = FoleyTransformer(config).eval()
         transformer.init_weights()

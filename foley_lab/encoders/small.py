@@ -1,10 +1,12 @@
 """The encoder of the small model: eyes, clock and words together.
 
-    frames of the file ─clock→ frames worth looking at ─eyes→ heat map, hidden values
-                       ─times→ sync tokens at 25 Hz, content tokens at 6.25 Hz, events in seconds
+    frames of the file ─clock→ frames worth looking at ─eyes→ heat map, motion, content
+        ─decide→ events and intervals in seconds ─track→ sync tokens at 25 Hz
+        ─times→ content tokens at 6.25 Hz
 
 Whatever the film's rate, its repeated frames and its slow motion, the tokens stand on the clock of
-the sound.
+the sound. What the eyes decide is all the generator hears of the timing, so what is listed is what
+sounds.
 """
 
 from __future__ import annotations
@@ -29,7 +31,20 @@ from foley_lab.encoders.clock import (
 )
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
-from foley_lab.signals import KINDS, MATERIALS, SMALL_RATES, Event, Features, Rates, Video, View
+from foley_lab.encoders.track import LASTING, event_track
+from foley_lab.signals import (
+    KINDS,
+    MATERIALS,
+    SMALL_RATES,
+    Event,
+    EventLog,
+    Features,
+    Interval,
+    Rates,
+    Video,
+    View,
+    sort_events,
+)
 from foley_lab.weights import load_shipped
 
 CHUNK, OVERLAP = 512, 32
@@ -42,6 +57,14 @@ EDGE_FRAMES, EDGE_FACTOR = 2.5, 2.0
 
 REFINE_SHARE = 0.35
 """A fine peak must reach this share of the threshold to move a coarse event."""
+
+
+MOVING, SHORTEST_S, BRIDGED_S = 0.08, 0.12, 0.08
+"""Relative speed above which something scrapes or rolls, for how long at least, and the pauses that
+do not end it."""
+
+CLIP_SHARE = 0.5
+"""How much the material of the whole clip counts beside that of the single event, in logarithms."""
 
 
 @dataclass
@@ -110,7 +133,11 @@ class SmallEncoder:
 
     @torch.inference_mode()
     def encode(
-        self, video: Video, prompts: Sequence[str], negative_prompt: str | None = None
+        self,
+        video: Video,
+        prompts: Sequence[str],
+        negative_prompt: str | None = None,
+        events: EventLog | None = None,
     ) -> Features:
         """Look and read.
 
@@ -118,6 +145,7 @@ class SmallEncoder:
             video: With the view of `views_for`.
             prompts: One per wanted row; "" is no prompt.
             negative_prompt: What the sound should not be; None or "" is nothing.
+            events: What shall sound instead of what is seen; None is what is seen.
 
         Returns:
             Features with B = len(prompts) equal visual rows.
@@ -131,7 +159,10 @@ class SmallEncoder:
                 "read it with views_for"
             )
         frames = video.views[self.view_name]
-        visual, sync, events = self.look(frames.images, frames.times_s, video.duration_s)
+        visual, seen, intervals = self.look(frames.images, frames.times_s, video.duration_s)
+        if events is not None:
+            seen, intervals = sort_events(events.events), list(events.continuous)
+        sync = event_track(seen, intervals, video.duration_s, self.rates)[None]
         rows = len(prompts)
         return Features(
             visual=visual.expand(rows, -1, -1),
@@ -139,24 +170,25 @@ class SmallEncoder:
             text=self.text.encode(list(prompts)),
             negative_text=self.text.encode([negative_prompt or ""] * rows),
             duration_s=video.duration_s,
-            events=events,
+            events=seen,
+            intervals=intervals,
         )
 
     @torch.inference_mode()
     def look(
         self, images: Tensor, times_s: Tensor, duration_s: float
-    ) -> tuple[Tensor, Tensor, list[Event]]:
-        """Frames uint8 [F, H, W, 3] and their times to content [1, V, Dv], sync [1, S, Ds] and
-        events."""
+    ) -> tuple[Tensor, list[Event], list[Interval]]:
+        """Frames uint8 [F, H, W, 3] and their times to content [1, V, Dv], events and intervals."""
         luma = grey(images)
         keep = moving_frames(luma, times_s)
         step = time_step(luma[keep])
-        coarse = self.glimpse(images[keep[::step]], times_s[keep[::step]])
-        found = self._events(coarse, duration_s)
+        seen = self.glimpse(images[keep[::step]], times_s[keep[::step]])
+        whole = seen.outputs["whole"][:, : len(MATERIALS)].log_softmax(-1).mean(0)
+        events = self._events(seen, duration_s, whole)
         if step > 1:
             fine = self.glimpse(images[keep], times_s[keep])
-            found = self._refined(found, coarse, fine)
-        return (*self._tokens(coarse, found, duration_s, step), found)
+            events = self._refined(events, seen, fine)
+        return self._content(seen, duration_s), events, self._intervals(seen, duration_s, whole)
 
     def glimpse(self, images: Tensor, times_s: Tensor) -> Glimpse:
         """Run the eyes over frames, in overlapping chunks when there are many."""
@@ -174,7 +206,7 @@ class SmallEncoder:
         outputs = {name: torch.cat(values) for name, values in parts.items()}
         return Glimpse(times_s, outputs["heat"].sigmoid(), outputs)
 
-    def _events(self, seen: Glimpse, duration_s: float) -> list[Event]:
+    def _events(self, seen: Glimpse, duration_s: float, whole: Tensor) -> list[Event]:
         spacing = _spacing(seen.times_s)
         at, p = find_peaks(seen.heat, self.threshold, MIN_GAP_S / spacing * BINS)
         times = instants(at, seen.times_s)
@@ -186,7 +218,7 @@ class SmallEncoder:
                 continue
             near = slice(int(position), int(position) + 2)
             kind = out["kind"][near].softmax(-1).mean(0)
-            material = out["material"][near].softmax(-1).mean(0)
+            material = out["material"][near].log_softmax(-1).mean(0) + CLIP_SHARE * whole
             events.append(
                 Event(
                     round(time_s, 6),
@@ -216,34 +248,50 @@ class SmallEncoder:
             e for k, e in enumerate(moved) if not k or e.time_s - moved[k - 1].time_s > MIN_GAP_S
         ]
 
-    def _tokens(
-        self, seen: Glimpse, events: list[Event], duration_s: float, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """Content [1, V, Dv] and sync [1, S, Ds] on the clock of the sound."""
+    def _intervals(self, seen: Glimpse, duration_s: float, whole: Tensor) -> list[Interval]:
+        """Where something scrapes or rolls, with its speed at 25 Hz."""
+        clock = torch.arange(self.rates.num_latents(duration_s), dtype=torch.float64)
+        clock = clock / self.rates.latent_rate
+        place = positions(clock, seen.times_s)
+        motion = _lerp(seen.outputs["motion"].sigmoid(), place)
+        material = _lerp(seen.outputs["material"].log_softmax(-1), place)
+        found = []
+        for j, kind in enumerate(LASTING):
+            for first, last in _runs(motion[:, j] > MOVING, round(BRIDGED_S / _spacing(clock))):
+                start, end = float(clock[first]), min(float(clock[last]), duration_s)
+                if end - start < SHORTEST_S:
+                    continue
+                sounds = material[first : last + 1].mean(0) + CLIP_SHARE * whole
+                speed = motion[first : last + 1, j].tolist()
+                found.append(
+                    Interval(
+                        kind,
+                        round(start, 4),
+                        round(end, 4),
+                        MATERIALS[int(sounds.argmax())],
+                        speed=tuple(round(v, 3) for v in speed),
+                    )
+                )
+        return sorted(found, key=lambda i: i.start_s)
+
+    def _content(self, seen: Glimpse, duration_s: float) -> Tensor:
+        """Content tokens [1, V, Dv] on the clock of the sound."""
         count = self.rates.num_latents(duration_s)
         clock = torch.arange(count, dtype=torch.float64) / self.rates.latent_rate
-        place = positions(clock, seen.times_s)
-        sync = _lerp(seen.outputs["sync"], place)
-        hidden = self.eyes.config.sync
-        heat = self._heat(seen, events, clock, step)
-        sync = torch.cat([sync[:, :hidden], heat, sync[:, hidden + BINS :]], -1)
-        content = _lerp(seen.outputs["content"], place)
+        content = _lerp(seen.outputs["content"], positions(clock, seen.times_s))
         group = Fraction(self.rates.latent_rate) / self.rates.visual_rate
-        visual = pool(content, int(group))
-        return visual[None], sync[None]
+        return pool(content, int(group))[None]
 
-    def _heat(self, seen: Glimpse, events: list[Event], clock: Tensor, step: int) -> Tensor:
-        """The heat map resampled to BINS bins per token [S, BINS]."""
-        spacing = 1 / self.rates.latent_rate
-        bins = (clock[:, None] + spacing * torch.arange(BINS) / BINS).flatten()
-        if step == 1:
-            heat = _lerp(seen.heat.flatten()[:, None], positions(bins, seen.times_s) * BINS)[:, 0]
-        else:  # a coarse clock blurs the bumps: draw them where the refined events are
-            heat = torch.zeros_like(bins)
-            for event in events:
-                bump = torch.exp(-0.5 * ((bins - event.time_s) / (0.3 * spacing)) ** 2)
-                heat = torch.maximum(heat, 0.9 * bump)
-        return heat.float().unflatten(0, (-1, BINS))
+
+def _runs(flags: Tensor, bridge: int) -> list[tuple[int, int]]:
+    """First and last index of each stretch of true flags; gaps of at most `bridge` are closed."""
+    runs: list[tuple[int, int]] = []
+    for i in flags.nonzero()[:, 0].tolist():
+        if runs and i - runs[-1][1] <= bridge + 1:
+            runs[-1] = (runs[-1][0], i)
+        else:
+            runs.append((i, i))
+    return runs
 
 
 def pool(content: Tensor, group: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The eyes of the small model: decoded frames in, content and sync out, and what sounded when.
+"""The eyes of the small model: decoded frames in, content out, and what sounds when.
 
 Frames become patches by one matrix product. Half of the stem's channels are *appearance*; the other
 half are *motion*: they are replaced by their differences to the previous and the next frame. A
@@ -26,6 +26,9 @@ from foley_lab.signals import KINDS, MATERIALS
 BINS = 4
 """Heat-map bins per frame."""
 
+_HEADS = (BINS, 1, len(KINDS), len(MATERIALS), 2)
+"""Outputs per frame: heat, strength, kind, material, motion."""
+
 
 @dataclass(frozen=True)
 class TinyConfig:
@@ -42,12 +45,7 @@ class TinyConfig:
     kernel: int = 7
     sync: int = 128
     content: int = 128
-    families: int = 11
-
-    @property
-    def sync_dim(self) -> int:
-        """Width of a sync token: hidden values and the probabilities of the heads."""
-        return self.sync + BINS + 1 + len(KINDS) + len(MATERIALS) + 2
+    families: int = 13
 
     def as_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -102,7 +100,7 @@ class TinyEyes(nn.Module):
         self.blocks = nn.ModuleList(TemporalBlock(c.width, c.kernel) for _ in range(c.blocks))
         self.to_sync = nn.Linear(c.width, c.sync)
         self.sync_norm = nn.LayerNorm(c.sync)
-        self.heads = nn.Linear(c.sync, c.sync_dim - c.sync)
+        self.heads = nn.Linear(c.sync, sum(_HEADS))
         nn.init.constant_(self.heads.bias[:BINS], -3.0)  # events are rare
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
@@ -113,9 +111,9 @@ class TinyEyes(nn.Module):
 
         Returns:
             heat [B, F, BINS], strength [B, F], kind [B, F, K], material [B, F, M] and motion [B, F,
-            2] (scraping and rolling speed) as logits; sync [B, F, Ds] and content [B, F, Dc]
-            tokens; whole [B, F, M + families] logits of the content stream; where [B, F, P, M + 1]
-            logits of what sounds at each place.
+            2] (scraping and rolling speed) as logits; content tokens [B, F, Dc]; whole [B, F, M +
+            families] logits of the content stream; where [B, F, P, M + 1] logits of what sounds at
+            each place.
 
         Raises:
             ValueError: If the frames have another size.
@@ -155,18 +153,8 @@ class TinyEyes(nn.Module):
         content = self.content_norm(self.to_content(x))
         for block in self.blocks:
             x = block(x)
-        hidden = self.sync_norm(self.to_sync(x))
-        out = self.heads(hidden).float()
-        heat, strength, kind, material, motion = out.split(
-            [BINS, 1, len(KINDS), len(MATERIALS), 2], -1
-        )
-        believed = [
-            heat.sigmoid(),
-            strength.sigmoid(),
-            kind.softmax(-1),
-            material.softmax(-1),
-            motion.sigmoid(),
-        ]
+        out = self.heads(self.sync_norm(self.to_sync(x))).float()
+        heat, strength, kind, material, motion = out.split(_HEADS, -1)
         return {
             "heat": heat,
             "strength": strength[..., 0],
@@ -176,7 +164,6 @@ class TinyEyes(nn.Module):
             "content": content.float(),
             "where": where.unflatten(0, (b, f)),
             "whole": self.content_heads(content).float(),
-            "sync": torch.cat([hidden.float(), *believed], -1),
         }
 
 

@@ -69,6 +69,8 @@ class FoleyConfig:
             no groups.
         sync_kernel: Kernel of the MLP on sync tokens, 1 or 3.
         interleaved_rope: Audio and visual tokens share one clock; otherwise each its own.
+        pooled_text: The mean of the prompt's tokens steers every block beside the time (as in
+            Stable Diffusion 3, arXiv:2403.03206); no official size does so.
         inert_parameters: Keep the tensors of the official files that cannot change the result: the
             final modulation, and what the last two-stream block does to visual tokens nobody reads.
     """
@@ -87,6 +89,7 @@ class FoleyConfig:
     sync_kernel: int = 1
     interleaved_rope: bool = True
     inert_parameters: bool = True
+    pooled_text: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_heads):
@@ -145,11 +148,12 @@ SMALL = FoleyConfig(
     3,
     mlp_ratio=2.0,
     clip_dim=128,
-    sync_dim=148,
+    sync_dim=24,
     condition_dim=384,
     text_length=32,
     sync_positions=0,
     inert_parameters=False,
+    pooled_text=True,
 )
 
 
@@ -197,6 +201,8 @@ class Conditions:
         sync_index: Which sync token each latent frame hears, int64 [T]; None when sync is [B, T,
             D].
         text: Keys and values of each two-stream block, [B, L, H, d] each.
+        steering: What the whole prompt adds to the time embedding [B, 1, D]; None without
+            `pooled_text`.
         rotary: Positions.
         latents_length: T.
     """
@@ -205,6 +211,7 @@ class Conditions:
     sync: Tensor
     sync_index: Tensor | None
     text: tuple[tuple[Tensor, Tensor], ...]
+    steering: Tensor | None
     rotary: Rotary
     latents_length: int
 
@@ -215,6 +222,7 @@ class Conditions:
             visual=self.visual[rows],
             sync=self.sync[rows],
             text=tuple((keys[rows], values[rows]) for keys, values in self.text),
+            steering=None if self.steering is None else self.steering[rows],
         )
 
 
@@ -436,6 +444,8 @@ class FoleyTransformer(nn.Module):
         self.visual_proj = SwiGLU(config.clip_dim, dim)
         self.cond_in = TextProjection(config.condition_dim, dim)
         self.time_in = TimeEmbedding(dim)
+        if config.pooled_text:
+            self.pooled_text_in = TextProjection(config.condition_dim, dim)
         self.sync_in = nn.Sequential(
             nn.Linear(config.sync_dim, dim),
             nn.SiLU(),
@@ -504,12 +514,17 @@ class FoleyTransformer(nn.Module):
             config.interleaved_rope,
             sync.device,
         )
+        steering = None
+        if config.pooled_text:
+            said = (text != 0).any(-1, keepdim=True).to(text.dtype)  # what follows a prompt is zero
+            steering = self.pooled_text_in((text * said).sum(1) / said.sum(1).clamp(min=1))[:, None]
         text = self.cond_in(text)
         return Conditions(
             visual=self.visual_proj(visual),
             sync=self.sync_in(sync),
             sync_index=sync_index,
             text=tuple(cast(TripleBlock, b).prepare_text(text, rotary) for b in self.triple_blocks),
+            steering=steering,
             rotary=rotary,
             latents_length=latents_length,
         )
@@ -542,6 +557,8 @@ class FoleyTransformer(nn.Module):
                 "prepare the conditions for this batch and length"
             )
         embedding = self.time_in(time)[:, None]  # [1 or B, 1, D]
+        if conditions.steering is not None:
+            embedding = embedding + conditions.steering
 
         sync, index, rotary = conditions.sync, conditions.sync_index, conditions.rotary
         audio = self.audio_embedder(x_t.to(self.dtype)) + (

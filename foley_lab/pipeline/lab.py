@@ -28,7 +28,7 @@ from foley_lab.media import check_target, mux, probe, read_video, write_audio
 from foley_lab.media.writing import FILM_FILES
 from foley_lab.pipeline.pieces import PieceDecoder, decode_pieces
 from foley_lab.samplers import SAMPLERS
-from foley_lab.signals import Audio, Event, Features, Rates, Video, View
+from foley_lab.signals import Audio, Event, EventLog, Features, Rates, Video, View
 from foley_lab.timing import Timings, collect, mark, span
 
 GENERATORS = ("flow",)
@@ -53,7 +53,11 @@ class ClipEncoder(Protocol):
     def views_for(self, info: Video) -> Sequence[View]: ...
 
     def encode(
-        self, video: Video, prompts: Sequence[str], negative_prompt: str | None = None
+        self,
+        video: Video,
+        prompts: Sequence[str],
+        negative_prompt: str | None = None,
+        events: EventLog | None = None,
     ) -> Features: ...
 
 
@@ -80,6 +84,7 @@ class Options:
     generator: str
     seed: int
     takes: int
+    events: EventLog | None = None
 
 
 @dataclass
@@ -113,8 +118,23 @@ class Result:
 
     @property
     def events(self) -> list[Event]:
-        """What the model saw."""
+        """What the model saw, or was told to play."""
         return self.features.events
+
+    @property
+    def log(self) -> EventLog:
+        """All that sounds, as a log to edit and hand back as `events`."""
+        seconds = self.features.duration_s
+        return EventLog(
+            family="",
+            seed=self.options.seed,
+            seconds=seconds,
+            prompt=self.options.prompt,
+            fps=self.info.frame_rate,
+            size=(self.info.width, self.info.height),
+            events=list(self.features.events),
+            continuous=list(self.features.intervals),
+        )
 
     @property
     def warnings(self) -> list[str]:
@@ -209,6 +229,7 @@ class Lab:
         seed: int = 0,
         takes: int = 1,
         callback: Callback | None = None,
+        events: EventLog | None = None,
     ) -> Result:
         """A sound for a video; None is the model's default.
 
@@ -222,6 +243,8 @@ class Lab:
             seed: Take k draws its noise from seed + k and from nothing else.
             takes: Versions, 1 to 16.
             callback: Told (stage, done, total) as the work goes on.
+            events: What shall sound instead of what is seen, e.g. an edited `Result.log`; times
+                beyond the picture's end are not heard.
 
         Returns:
             Takes that last exactly as long as the picture, within ±0.99.
@@ -232,7 +255,7 @@ class Lab:
         """
         stream = self.stream(
             video, prompt, negative_prompt, num_steps, guidance_scale, sampler, decoder, generator,
-            seed, takes, callback, piece=PIECE,
+            seed, takes, callback, events, piece=PIECE,
         )  # fmt: skip
         for _ in stream:
             pass
@@ -251,6 +274,7 @@ class Lab:
         seed: int = 0,
         takes: int = 1,
         callback: Callback | None = None,
+        events: EventLog | None = None,
         piece: int = STREAM_PIECE,
     ) -> Stream:
         """The sound of a video in chunks, each as soon as it is decoded.
@@ -279,6 +303,7 @@ class Lab:
             generator=generator,
             seed=seed,
             takes=takes,
+            events=events,
         )
         check_options(options)
         if not _is_int(piece) or piece < 1:
@@ -298,7 +323,9 @@ class Lab:
     def encode(self, video: Video, options: Options) -> Features:
         """What is seen and read."""
         with span("encode", self.device):
-            return self.encoder.encode(video, [options.prompt], options.negative_prompt)
+            return self.encoder.encode(
+                video, [options.prompt], options.negative_prompt, options.events
+            )
 
     def generate(
         self, features: Features, options: Options, callback: Callback
@@ -423,6 +450,11 @@ def check_options(options: Options) -> None:
         )
     if not _is_int(o.seed) or not 0 <= o.seed <= 2**63 - MAX_TAKES:
         raise ValueError(f"seed {o.seed!r}, wanted a whole number from 0 to 2**63 - 16, e.g. 0")
+    if o.events is not None and not isinstance(o.events, EventLog):
+        raise ValueError(
+            f"events {o.events!r:.80}, wanted an EventLog, change `Result.log` or read one with "
+            "EventLog.from_json"
+        )
 
 
 def _is_int(value: object) -> bool:
@@ -438,6 +470,7 @@ def _on(features: Features, device: torch.device) -> Features:
         ),
         duration_s=features.duration_s,
         events=features.events,
+        intervals=features.intervals,
     )
 
 

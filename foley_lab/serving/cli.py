@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from foley_lab.signals import FoleyError, MissingWeights
+from foley_lab.signals import EventLog, FoleyError, MissingWeights
 
 if TYPE_CHECKING:
     from foley_lab.pipeline.lab import Callback, Result
@@ -75,8 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_weights(commands)
     bench = commands.add_parser("bench", help="the benchmarks behind every figure")
     bench.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    bench.add_argument("--count", type=int, default=100, help="held-out clips (default: 100)")
-    bench.add_argument("--first-seed", type=int, default=0, help="of the clips (default: 0)")
+    bench.add_argument("--count", type=int, help="held-out clips (default: 100, sync: 60)")
+    bench.add_argument("--first-seed", type=int, help="of the clips (default: 0, sync: 20000)")
     bench.add_argument("--split", choices=("clean", "ugly"), default="clean")
     bench.add_argument("--json", action="store_true", help="end with one JSON object")
     bench.set_defaults(run=_bench)
@@ -106,6 +106,8 @@ def _add_generate(commands: Any) -> None:
     add("--dtype", default="auto", help="auto, float32 or bfloat16")
     add("--stream", action="store_true", help="decode in short chunks, the first one early")
     add("--keep-audio", action="store_true", help="mix the video's own sound under")
+    add("--events", metavar="LOG", help="event log to play instead of what is seen")
+    add("--write-events", metavar="LOG", help="write what was played as an event log (.json)")
     add("--json", action="store_true", help="end with one line of JSON")
     generate.set_defaults(run=_generate)
 
@@ -141,17 +143,30 @@ def _add_world(commands: Any) -> None:
     add("--seed", type=int, required=True, help="of the first clip; the next has the next")
     add("--seconds", type=float, default=8.0)
     add("--family", nargs="+", default=[], metavar="F", help="taken in turn")
-    add("--size", type=_size, default=(1280, 720), metavar="WxH")
-    add("--fps", type=float, default=25.0)
+    add("--size", type=_size, metavar="WxH", help="1280x720; ugly clips draw theirs")
+    add("--fps", type=float, help="25; ugly clips draw theirs")
     add("--split", default="clean", help="clean or ugly")
     add("--silent", action="store_true", help="no sound in the .mp4")
     make.set_defaults(run=_world)
 
 
 def _add_score(commands: Any) -> None:
-    score = commands.add_parser("score", help="sounds against the logs of what happens")
+    score = commands.add_parser(
+        "score",
+        help="sounds against the logs of what happens",
+        description="Scores sounds against the logs of what happens. A sound belongs to the log "
+        "with its name (0007.json: 0007_foley.* or 0007.*); 0007.wav beside the log is the "
+        "reference. Sounds of any rate are resampled to 48 kHz, stereo is mixed to mono, silence "
+        "has scores like any sound. A missing or damaged log, a log of another length, and a sound "
+        "that is empty or has NaN in it are errors. Nothing is scored when the onset detector "
+        "fails on exact sound.",
+    )
     score.add_argument("generated", type=Path, metavar="GENERATED", help="file or folder")
     score.add_argument("--events", type=Path, required=True, metavar="LOGS", help="file or folder")
+    score.add_argument("--report", type=Path, metavar="HTML", help="write a page with the errors")
+    score.add_argument(
+        "--export", type=Path, metavar="DIR", help="write the clips as other suites read them"
+    )
     score.add_argument("--json", action="store_true", help="end with one line of JSON")
     score.set_defaults(run=_score)
 
@@ -182,7 +197,7 @@ def _generate(args: argparse.Namespace) -> int:
     from foley_lab.media.opening import shown
     from foley_lab.pipeline import presets
     from foley_lab.pipeline.lab import PIECE, STREAM_PIECE
-    from foley_lab.serving.targets import default_target, numbered
+    from foley_lab.serving.targets import check_log_target, default_target, numbered
 
     probe(args.video)  # a bad video is refused before the model is loaded
     if args.out is None:
@@ -190,6 +205,8 @@ def _generate(args: argparse.Namespace) -> int:
         target = default_target(video, video.parent)
     else:
         target = check_target(args.video, args.out, force=True)
+    events = EventLog.read(args.events) if args.events else None
+    log_target = check_log_target(args.write_events) if args.write_events else None
     lab = presets.load(args.model, args.device, args.dtype)
     with _progress() as callback:
         stream = lab.stream(
@@ -205,6 +222,7 @@ def _generate(args: argparse.Namespace) -> int:
             takes=args.takes,
             callback=callback,
             piece=STREAM_PIECE if args.stream else PIECE,
+            events=events,
         )
         for _ in stream:
             pass
@@ -215,6 +233,8 @@ def _generate(args: argparse.Namespace) -> int:
         for take, path in enumerate(targets):
             lost = result.save(path, take, args.keep_audio)
             callback("write", take + 1, args.takes)
+        if log_target:
+            result.log.write(log_target)
     for warning in (*result.warnings, *_unread(lab, args.prompt), *lost):
         _warn(warning)
     if args.json:
@@ -254,6 +274,10 @@ def _report(result: Result, targets: Sequence[Path]) -> dict[str, Any]:
         "events": [
             {"time_s": e.time_s, "kind": e.kind, "material": e.material, "strength": e.strength}
             for e in result.events
+        ],
+        "intervals": [
+            {"kind": i.kind, "start_s": i.start_s, "end_s": i.end_s, "material": i.material}
+            for i in result.features.intervals
         ],
         "timings": timings,
         "real_time_factor": timings["total"] / result.audio.duration_s,
@@ -349,9 +373,20 @@ def _world(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     _use_free_cores()
-    from foley_lab.evaluation.score import score_files
+    from foley_lab.diagnosis.truth import gate
+    from foley_lab.evaluation.score import find_partners, score_files
 
+    partners = find_partners(args.generated, args.events)
+    gate()
     scores = score_files(args.generated, args.events)
+    if args.report:
+        from foley_lab.evaluation.report import write_report
+
+        write_report(args.report, partners, scores)
+    if args.export:
+        from foley_lab.evaluation.field_suite import export
+
+        export(args.export, partners)
     if args.json:
         print(json.dumps(scores))
         return DONE
@@ -359,7 +394,10 @@ def _score(args: argparse.Namespace) -> int:
         if name == "per_clip":
             continue
         if isinstance(value, dict):
-            value = "  ".join(f"{key} ms {_figure(each)}" for key, each in value.items())
+            value = "  ".join(
+                f"{key} ms {_figure(each)}" if key.isdecimal() else f"{key} {_figure(each)}"
+                for key, each in value.items()
+            )
         print(f"{name:<26} {_figure(value)}")
     return DONE
 
@@ -397,18 +435,19 @@ def _bench(args: argparse.Namespace) -> int:
     _use_free_cores()
     from foley_lab.diagnosis.bench import BENCHMARKS
 
+    asked = {"count": args.count, "first_seed": args.first_seed}
+    given = {key: value for key, value in asked.items() if value is not None}
+    count, first_seed = given.get("count", 1), given.get("first_seed", 0)
     unknown = sorted(set(args.names) - set(BENCHMARKS))
-    if unknown or not 1 <= args.count <= 10_000 or not 0 <= args.first_seed < 1 << 40:
+    if unknown or not 1 <= count <= 10_000 or not 0 <= first_seed < 1 << 40:
         raise ValueError(
-            f"bench {' '.join(args.names)} --count {args.count} --first-seed {args.first_seed}, "
+            f"bench {' '.join(args.names)} --count {count} --first-seed {first_seed}, "
             f"wanted names of {', '.join(BENCHMARKS)}, 1 to 10000 clips and seeds below 2**40, "
             "change them"
         )
     tables = {}
     for name in args.names or BENCHMARKS:
-        tables[name] = BENCHMARKS[name](
-            count=args.count, first_seed=args.first_seed, split=args.split
-        )
+        tables[name] = BENCHMARKS[name](split=args.split, **given)
         for key, value in _flat(tables[name]):
             print(f"{name} {key:<52} {_figure(value)}")
     if args.json:

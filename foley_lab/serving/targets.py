@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from foley_lab.media import check_target
+from foley_lab.media.opening import shown
 from foley_lab.signals import MediaError
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
@@ -26,6 +27,21 @@ def default_target(video: Path, folder: Path, number: int = 1) -> Path:
             first = first or error
     assert first is not None
     raise first
+
+
+def check_log_target(path: str) -> Path:
+    """Where an event log is to be written.
+
+    Raises:
+        MediaError: If it is no .json file in a folder that is there.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".json" or not target.parent.is_dir() or target.is_dir():
+        raise MediaError(
+            f"event log {shown(target)}, wanted a .json file in a folder that is there, "
+            "choose another place"
+        )
+    return target
 
 
 def numbered(path: Path, number: int) -> Path:

@@ -40,7 +40,7 @@ def scene_of(seed: int) -> Scene:
     fps = float(rng.choice(_RATES, p=_RATE_SHARES))
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
     split = "ugly" if rng.random() < UGLY_SHARE else "clean"
-    scene = make_scene(seed, FRAMES / fps, aspect=aspect, split=split)
+    scene = make_scene(seed, FRAMES / fps, aspect=aspect, split=split, off_screen=False)
     scene.log.fps = fps
     return scene
 

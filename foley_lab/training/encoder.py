@@ -102,7 +102,7 @@ class Places:
                 top = scene.floor_y or 1.0
                 self.boxes[i, k] = (size / 2, size * (1 + top) / 2, size / 2, size * (1 - top) / 2)
                 continue
-            bodies = [b for b in scene.bodies if b.material == material and not b.front]
+            bodies = [b for b in scene.bodies if b.heard and b.material == material]
             points = [(e.x, e.y) for e in log.events if e.material == material]
             if not bodies:
                 continue
@@ -340,12 +340,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if start.exists():
         known = torch.load(start, map_location="cpu", weights_only=True)["ema"]
         print("new:", sorted(model.load_state_dict(known, strict=False).missing_keys), flush=True)
+    rate = 7e-4 if start.exists() else 1.5e-3
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.02
+        model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.02
     )
 
     def step(number: int) -> dict[str, Tensor]:
-        frames, target = data.draw(run.rng(number), rough=min(1.0, max(0.0, number / 1000 - 0.5)))
+        # a beginner learns nothing from rough clips; who has learnt before takes all at once
+        rough = 1.0 if start.exists() else min(1.0, max(0.0, number / 1000 - 0.5))
+        frames, target = data.draw(run.rng(number), rough)
         with torch.autocast("cpu", torch.bfloat16):
             out = model(frames)
         return losses(out, target)
