@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 KEYS = {
     "out", "seconds", "sample_rate", "channels", "model", "generator", "sampler", "decoder",
-    "num_steps", "network_calls", "guidance_scale", "seed", "device", "dtype", "events", "timings",
-    "real_time_factor", "cache", "peak_memory_bytes",
+    "num_steps", "network_calls", "guidance_scale", "seed", "device", "dtype", "events",
+    "intervals", "timings", "real_time_factor", "cache", "peak_memory_bytes",
 }  # fmt: skip
 STAGES = ["read", "encode", "generate", "decode", "write", "total", "time_to_first_audio"]
 
@@ -100,6 +100,31 @@ def test_generate_json_has_its_keys(capsys, film, tmp_path):
     assert report["real_time_factor"] == pytest.approx(report["timings"]["total"] / 0.4)
     assert report["peak_memory_bytes"] > 1e6
     assert report["cache"] == {"hits": 0, "misses": 0}
+
+
+def test_events_are_written_and_played_again(capsys, film, tmp_path):
+    log = tmp_path / "seen.json"
+    assert run(capsys, "generate", film, "-o", tmp_path / "a.wav", "--write-events", log)[0] == 0
+    assert EventLog.read(log).seconds == pytest.approx(0.4)
+    code, _, err = run(capsys, "generate", film, "-o", tmp_path / "b.wav", "--events", log)
+    assert (code, err) == (0, "")
+    a, b = (read_audio(tmp_path / name).samples for name in ("a.wav", "b.wav"))
+    assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "says"),
+    [
+        ("--events", "absent.json", "No such file"),
+        ("--events", "clip.mp4", "clip.mp4: "),
+        ("--write-events", "log.txt", "wanted a .json file"),
+        ("--write-events", "nowhere/log.json", "in a folder that is there"),
+    ],
+)
+def test_bad_event_logs(capsys, film, flag, name, says):
+    before = names(film.parent)
+    assert says in refused(capsys, "generate", film, flag, film.parent / name)
+    assert names(film.parent) == before
 
 
 def test_streamed_file_equals_the_other(capsys, film, tmp_path):

@@ -14,7 +14,7 @@ from foley_lab.media import read_audio
 from foley_lab.pipeline import presets
 from foley_lab.pipeline.lab import Lab
 from foley_lab.pipeline.pieces import CEILING, REACH, decode_pieces, limited
-from foley_lab.signals import FoleyError, MediaError, MissingWeights
+from foley_lab.signals import Event, FoleyError, MediaError, MissingWeights
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,17 @@ def test_same_seed_same_sound(lab, film):
     first, again, other = (lab(film, seed=seed).audio.samples for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
+
+
+def test_what_is_seen_can_be_edited_and_played_again(lab, film):
+    seen = lab(film)
+    assert seen.log.events == seen.events and seen.log.seconds == seen.audio.duration_s
+    again = lab(film, events=seen.log)
+    assert torch.equal(seen.audio.samples, again.audio.samples)
+    moved = replace(seen.log, events=[Event(0.61, material="glass"), Event(0.2)], continuous=[])
+    played = lab(film, events=moved)
+    assert [e.time_s for e in played.events] == [0.2, 0.61]
+    assert not torch.allclose(seen.audio.samples, played.audio.samples, atol=1e-3)
 
 
 def test_random_state_of_the_caller_is_left_alone(lab, film):
