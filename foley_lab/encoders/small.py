@@ -2,6 +2,7 @@
 
     frames of the file ─clock→ frames worth looking at ─eyes→ heat map, motion, content
         ─decide→ events and intervals in seconds ─track→ sync tokens at 25 Hz
+          ⤷ a second vote by a tracker of small bodies (`encoders.tracker`)
         ─times→ content tokens at 6.25 Hz
 
 Whatever the film's rate, its repeated frames and its slow motion, the tokens stand on the clock of
@@ -32,6 +33,7 @@ from foley_lab.encoders.clock import (
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.encoders.track import LASTING, event_track
+from foley_lab.encoders.tracker import NEAR_S, Break, velocity_breaks, vote
 from foley_lab.signals import (
     KINDS,
     MATERIALS,
@@ -184,10 +186,12 @@ class SmallEncoder:
         step = time_step(luma[keep])
         seen = self.glimpse(images[keep[::step]], times_s[keep[::step]])
         whole = seen.outputs["whole"][:, : len(MATERIALS)].log_softmax(-1).mean(0)
-        events = self._events(seen, duration_s, whole)
+        events, fine = self._events(seen, duration_s, whole), seen
         if step > 1:
             fine = self.glimpse(images[keep], times_s[keep])
             events = self._refined(events, seen, fine)
+        breaks = velocity_breaks(images[keep].cpu(), times_s[keep].cpu())
+        events = self._voted(events, fine, breaks, duration_s, whole)
         return self._content(seen, duration_s), events, self._intervals(seen, duration_s, whole)
 
     def glimpse(self, images: Tensor, times_s: Tensor) -> Glimpse:
@@ -247,6 +251,41 @@ class SmallEncoder:
         return [
             e for k, e in enumerate(moved) if not k or e.time_s - moved[k - 1].time_s > MIN_GAP_S
         ]
+
+    def _voted(
+        self,
+        events: list[Event],
+        fine: Glimpse,
+        breaks: Sequence[Break],
+        duration_s: float,
+        whole: Tensor,
+    ) -> list[Event]:
+        """Events, and the velocity breaks that the eyes half saw or that are sure by themselves."""
+        bins = instants(torch.arange(fine.heat.numel(), dtype=torch.float64) / BINS, fine.times_s)
+
+        def heat(time_s: float) -> float:
+            near = (bins - time_s).abs() <= NEAR_S
+            return float(fine.heat.flatten()[near].max()) if near.any() else 0.0
+
+        added = []
+        for each in vote(events, breaks, heat, REFINE_SHARE * self.threshold):
+            if not 0 <= each.time_s < duration_s:
+                continue
+            at = int(positions(torch.tensor([each.time_s], dtype=torch.float64), fine.times_s))
+            near, out = slice(at, at + 2), fine.outputs
+            material = out["material"][near].log_softmax(-1).mean(0) + CLIP_SHARE * whole
+            added.append(
+                Event(
+                    round(each.time_s, 6),
+                    "impact",
+                    MATERIALS[int(material.argmax())],
+                    round(float(out["strength"][near].sigmoid().mean()), 4),
+                    x=round(each.x, 4),
+                    y=round(each.y, 4),
+                    visible=0 <= each.x <= 1 and 0 <= each.y <= 1,
+                )
+            )
+        return sort_events([*events, *added])
 
     def _intervals(self, seen: Glimpse, duration_s: float, whole: Tensor) -> list[Interval]:
         """Where something scrapes or rolls, with its speed at 25 Hz."""

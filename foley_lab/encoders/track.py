@@ -40,7 +40,9 @@ TRACK_DIM = _MATERIAL + len(MATERIALS)
 
 KIND_PART = slice(_KIND, _TRACE)
 MATERIAL_PART = slice(_MATERIAL, TRACK_DIM)
-"""Where kind and material stand in a token; zeros there mean "not known"."""
+SOUND_PART = slice(_TRACE, _MATERIAL)
+"""Where kind and material stand in a token (zeros there mean "not known"), and what tells that
+something sounds."""
 
 
 def event_track(

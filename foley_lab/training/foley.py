@@ -35,7 +35,7 @@ from foley_lab.decoders.vocoder import LatentAnalysis, VocoderConfig
 from foley_lab.encoders.small import SmallEncoder
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import TinyConfig, TinyEyes
-from foley_lab.encoders.track import KIND_PART, MATERIAL_PART, event_track
+from foley_lab.encoders.track import KIND_PART, MATERIAL_PART, SOUND_PART, event_track
 from foley_lab.evaluation.sync import match_events
 from foley_lab.generators.foley import SMALL, FoleyTransformer
 from foley_lab.signals import MATERIALS, Event, EventLog, Interval
@@ -50,8 +50,11 @@ from foley_lab.weights import SHIPPED, save_shards
 
 SECONDS, FPS, WORDINGS = 8.0, 25.0, 4
 BATCH = 16
-OWN_SHARE = 0.6
+OWN_SHARE = 0.65
 """Share of samples whose sound is that of the score; the others follow contradicting words."""
+
+SOUND_WEIGHT = 3.0
+"""How much more a latent frame counts in which something sounds."""
 
 STRENGTH_ERROR = 0.08
 """Spread of the strengths written into the score beside those that sound: eyes guess them."""
@@ -194,7 +197,7 @@ class FeatureSet:
         wording = torch.from_numpy(rng.integers(WORDINGS, size=batch))
         text = self.text[self.words[i, (~own).long(), wording]].float()
         u, v, w = torch.from_numpy(rng.random((3, batch)))
-        silent = own & (u < 0.5)  # no words, most often with the picture alone
+        silent = own & (u < 0.55)  # no words, most often with the picture alone
         blind = (own & (u < 0.1)) | (u > 0.94)  # of the silent ones the first are the empty branch
         unseen = blind | ~self.watched[i] | (v < 0.15)
         latents, visual, sync = (
@@ -204,10 +207,11 @@ class FeatureSet:
         unnamed = w < torch.where(silent, 0.1, 0.3)
         sync[..., MATERIAL_PART] *= ~unnamed[:, None, None]
         sync[..., KIND_PART] *= (v < 0.9)[:, None, None]
-        if rng.random() < 0.25:  # short clips: half a window
+        if rng.random() < 0.5:  # short clips: half a window
             start = 4 * int(rng.integers(0, 26))
             latents, sync = latents[..., start : start + 100], sync[:, start : start + 100]
             visual = visual[:, start // 4 : start // 4 + 25]
+        sounds = sync[..., SOUND_PART].amax(-1) > 0.05
         visual = model.without_video(visual, sync, unseen)[0]
         sync = model.without_video(visual, sync, blind)[1]
         return {
@@ -215,6 +219,7 @@ class FeatureSet:
             "visual": visual,
             "sync": sync,
             "text": text * ~silent[:, None, None],
+            "weight": 1 + SOUND_WEIGHT * sounds.float(),
         }
 
     def _rows(self, rng: np.random.Generator, batch: int) -> np.ndarray:
