@@ -305,8 +305,12 @@ def test_bad_flags(capsys, film, monkeypatch, flags, says):
         ("fly", "invalid choice: 'fly'"),
         ("generate", "required: VIDEO"),
         ("world", "required: make"),
+        ("world draw", "invalid choice: 'draw'"),
         ("world make w", "required: --count, --seed"),
         ("world make w --count 0 --seed 1", "count 0"),
+        ("world pairs w --count 1 --seed 1", "required: --factor"),
+        ("world pairs w --count 1 --seed 1 --factor colour", "factor 'colour', wanted one of"),
+        ("world pairs w --count 1 --seed 1 --factor size --family glide", "without a size"),
         ("world make w --count 1 --seed -1", "seed -1"),
         ("world make w --count 1 --seed 1 --size big", "wanted WIDTHxHEIGHT"),
         ("world make w --count 1 --seed 1 --size 31x32", "size 31x32"),
@@ -448,6 +452,35 @@ def test_world_makes_clips_with_their_truth(capsys, tmp_path, silent):
     info = probe(tmp_path / "w/0000.mp4")
     assert (info.width, info.height, info.frame_rate) == (64, 48, 12)
     assert info.has_audio is not silent
+
+
+def test_world_lists_the_stems_of_a_clip(capsys, tmp_path):
+    pytest.importorskip("pymunk")
+    flags = "--count 1 --seed 5 --seconds 2 --family footsteps --size 64x48 --fps 12 --stems"
+    assert run(capsys, "world", "make", tmp_path / "w", *flags.split())[0] == 0
+    stems = [name for name in names(tmp_path / "w") if ".stem-" in name]
+    assert stems == [f"0000.stem-{part}.wav" for part in (0, 1, "room")]
+    parts = sum(read_audio(tmp_path / "w" / name).samples for name in stems)
+    assert abs(parts - read_audio(tmp_path / "w/0000.wav").samples).max() < 2e-4
+
+
+def test_world_makes_pairs_that_differ_in_one_factor(capsys, tmp_path):
+    pytest.importorskip("pymunk")
+    flags = "--count 2 --seed 5 --factor material --seconds 1 --family bounce strike"
+    flags += " --size 64x48 --fps 12 --json"
+    code, out, _ = run(capsys, "world", "pairs", tmp_path / "w", *flags.split())
+    report = json.loads(out.splitlines()[-1])
+    assert code == 0 and (report["folder"], report["factor"]) == (str(tmp_path / "w"), "material")
+    stems = [f"{k:04d}-{side}" for k in range(2) for side in "ab"]
+    assert names(tmp_path / "w") == [f"{s}.{e}" for s in stems for e in ("json", "mp4", "wav")]
+    for pair in report["pairs"]:
+        a, b = (EventLog.read(Path(pair[side]).with_suffix(".json")) for side in "ab")
+        assert a.seed == b.seed == pair["seed"] and a.prompt != b.prompt
+        assert [e.time_s for e in a.events] == [e.time_s for e in b.events] and a.events
+        assert {e.material for e in a.events} != {e.material for e in b.events}
+    flags = flags.replace(" --json", "").replace("--count 2", "--count 1")
+    code, out, _ = run(capsys, "world", "pairs", tmp_path / "v", *flags.split())
+    assert (code, out) == (0, f"1 pairs in {tmp_path / 'v'}\n")
 
 
 def test_score_measures_against_a_log(capsys, tmp_path):

@@ -15,6 +15,7 @@ from foley_lab.synthetic import words
 from foley_lab.synthetic.dataset import make_clip, make_clips, make_pairs, ugly_format
 from foley_lab.synthetic.pairs import FACTORS, can_change, counterfactual, pair
 from foley_lab.synthetic.picture import Painter, Style, texture
+from foley_lab.synthetic.preview import frames_of, sound_of, stems_of
 from foley_lab.synthetic.scenes import FAMILIES, MIN_GAP_S, Body, make_scene
 from foley_lab.synthetic.sounds import render_sound
 
@@ -545,3 +546,32 @@ def test_requests_are_checked_at_the_door(tmp_path, wrong):
         make_clips(tmp_path / "new", **{"count": 1, "seed": 0, **wrong})
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
+
+
+# Previews
+
+
+def test_a_preview_is_the_scene_of_the_files(tmp_path):
+    scene = make_scene(91, 1.0, "bounce")
+    frames = frames_of(scene, 72, 20.0)
+    assert frames.images.shape == (20, 72, 128, 3)
+    assert frames.times_s.tolist() == pytest.approx([k / 20 for k in range(20)])
+    painted = next(Painter(make_scene(91, 1.0, "bounce"), 128, 72).frames(20.0, 1))
+    assert np.array_equal(frames.images[0].numpy(), painted)
+    make_clip(tmp_path, "0", 91, 1.0, "bounce", (128, 72), 20.0)
+    written = read_audio(tmp_path / "0.wav").samples
+    assert abs(sound_of(scene.log).samples - written).max() < 1e-4
+
+
+def test_stems_of_a_preview_are_named_after_what_sounds():
+    log = make_scene(91, 3.0, "bounce").log
+    stems = stems_of(log)
+    assert list(stems) == ["0 plastic", "1 wood", "room"]
+    total = sum(stem.samples for stem in stems.values())
+    assert abs(total - sound_of(log).samples).max() < 1e-6
+
+
+def test_a_preview_refuses_odd_heights():
+    for height in (15, 0, 73):
+        with pytest.raises(ValueError, match="wanted an even number"):
+            frames_of(make_scene(1, 1.0), height)

@@ -21,6 +21,7 @@ from foley_lab.signals import Audio, Event, Frames, View
 from foley_lab.widgets.compare import Compare
 from foley_lab.widgets.film import small_film
 from foley_lab.widgets.pictures import sound_picture, spectrograms, waterfall
+from foley_lab.widgets.sheets import contacts, gallery
 
 RATE = 48_000
 VIEW = View("page", Fraction(0), 36, 64)
@@ -106,6 +107,20 @@ def test_compare_needs_no_network_and_its_script_is_one_attribute():
     assert len(scripts) == 2 and "this.closest('.foley-compare')" in html.unescape(scripts[0])
 
 
+def test_compare_shows_twins_with_their_own_pictures(tmp_path):
+    light = frames()
+    light.images = 255 - light.images
+    shown = Compare({"a": frames(), "b": light}, {"a": knocks(), "b": knocks()})
+    means = []
+    for name, film in shown.films.items():
+        (tmp_path / f"{name}.mp4").write_bytes(film)
+        images = read_video(tmp_path / f"{name}.mp4", [VIEW]).views["page"].images
+        means.append(float(images[0].float().mean()))
+    assert means == pytest.approx([40, 215], abs=4)
+    with pytest.raises(ValueError, match="pictures of a for sounds of a, b, wanted the same"):
+        Compare({"a": frames()}, {"a": knocks(), "b": knocks()})
+
+
 def test_compare_wants_a_sound():
     with pytest.raises(ValueError, match="no sounds"):
         Compare(frames(), {})
@@ -163,3 +178,37 @@ def test_the_waterfall_leaves_out_what_is_no_stage():
     picture = waterfall({**stages, "total": 0.8, "time_to_first_audio": 0.7})
     assert picture.words == "bars: read, generate"
     assert picture.png == waterfall(stages).png
+
+
+def test_contacts_show_the_frame_of_their_instant_and_ring_its_place():
+    instants = (0.0, 0.419, 0.42, 0.96)  # frames 0, 10, 10 and 24
+    plain = contacts(frames(), [Event(t) for t in instants], columns=2)
+    assert plain.words == "pictures: 0.000 s: wood, 0.419 s: wood, 0.420 s: wood, 0.960 s: wood"
+    sheet = pixels(plain.png)
+    half, tile = len(sheet) // 2, 80  # well inside a tile
+    corners = [sheet[y + tile, x + tile, 0] for y in (0, half) for x in (0, 320)]
+    assert corners == pytest.approx([40, 100, 100, 184], abs=2)
+    ringed = pixels(contacts(frames(), [Event(0.0, x=0.25, y=0.5)], columns=1).png)
+    bare = pixels(contacts(frames(), [Event(0.0)], columns=1).png)
+    rows, columns = np.nonzero(np.abs(ringed - bare).sum(2) > 60)
+    assert columns.mean() == pytest.approx(0.25 * 640, abs=4)
+    assert rows.mean() == pytest.approx(0.5 * 360, abs=4)
+
+
+def test_a_gallery_keeps_order_and_aspect():
+    tall = np.full((64, 32, 3), 200, np.uint8)
+    wide = np.full((32, 64, 3), 90, np.uint8)
+    shown = gallery({"tall": tall, "wide": wide}, columns=2)
+    assert shown.words == "pictures: tall, wide" and len(shown.png) < 20_000
+    sheet = pixels(shown.png)[:317, :, 0]  # without the line of names
+    grey = [(abs(sheet - level) < 3) for level in (200, 90)]
+    heights, widths = ([np.ptp(np.nonzero(g)[axis]) + 1 for g in grey] for axis in (0, 1))
+    assert heights == [317, 158] and widths[1] == 317
+    assert np.nonzero(grey[0])[1].max() < np.nonzero(grey[1])[1].min()
+
+
+def test_sheets_want_something_to_show():
+    with pytest.raises(ValueError, match="0 pictures in 4 columns"):
+        gallery({})
+    with pytest.raises(ValueError, match="0 events in 25 frames"):
+        contacts(frames(), [])

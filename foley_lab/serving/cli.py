@@ -134,20 +134,46 @@ def _add_batch(commands: Any) -> None:
 
 def _add_world(commands: Any) -> None:
     world = commands.add_parser("world", help="clips whose sound is known exactly")
-    make = world.add_subparsers(dest="what", required=True, metavar="make").add_parser(
-        "make", help="write 0000.mp4, 0000.wav, 0000.json, ..."
+    kinds = world.add_subparsers(dest="what", required=True, metavar="make|pairs")
+    make = kinds.add_parser(
+        "make",
+        help="write 0000.mp4, 0000.wav, 0000.json, ...",
+        description="Writes clips: 0000.mp4 (picture and sound), 0000.wav (48 kHz) and 0000.json "
+        "(the log of what happens), then 0001.mp4 and so on.",
     )
-    add = make.add_argument
-    add("folder", type=Path, metavar="DIR")
-    add("--count", type=int, required=True)
-    add("--seed", type=int, required=True, help="of the first clip; the next has the next")
-    add("--seconds", type=float, default=8.0)
-    add("--family", nargs="+", default=[], metavar="F", help="taken in turn")
+    _add_clips(make)
+    make.add_argument(
+        "--stems",
+        action="store_true",
+        help="each body's own sound, 0000.stem-0.wav, ..., and the noise of the room, "
+        "0000.stem-room.wav; they add up to 0000.wav",
+    )
+    make.set_defaults(run=_world_make)
+    pairs = kinds.add_parser(
+        "pairs",
+        help="write 0000-a.mp4, 0000-b.mp4, ..., twins that differ in one factor",
+        description="Writes pairs of clips, 0000-a.* and 0000-b.*, that differ in one factor. "
+        "Times, places, room and camera are alike, so what is heard to differ comes from the "
+        "factor. material and surface change in picture and sound, strength and size in the sound "
+        "alone. Seeds whose clip has nothing to change are left out.",
+    )
+    _add_clips(pairs)
+    pairs.add_argument("--factor", required=True, help="material, surface, strength or size")
+    pairs.add_argument("--json", action="store_true", help="end with one line of JSON")
+    pairs.set_defaults(run=_world_pairs)
+
+
+def _add_clips(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="where to; it is made if it is missing")
+    add("--count", type=int, required=True, help="how many")
+    add("--seed", type=int, required=True, help="of the first; the next has the next")
+    add("--seconds", type=float, default=8.0, help="length of each (default: 8)")
+    add("--family", nargs="+", default=[], metavar="F", help="taken in turn (default: by chance)")
     add("--size", type=_size, metavar="WxH", help="1280x720; ugly clips draw theirs")
     add("--fps", type=float, help="25; ugly clips draw theirs")
     add("--split", default="clean", help="clean or ugly")
     add("--silent", action="store_true", help="no sound in the .mp4")
-    make.set_defaults(run=_world)
 
 
 def _add_score(commands: Any) -> None:
@@ -344,31 +370,59 @@ def _batch(args: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------ world, score, weights
 
 
-def _world(args: argparse.Namespace) -> int:
-    try:
-        from foley_lab.synthetic.dataset import make_clips
-    except ModuleNotFoundError as error:
-        raise FoleyError(
-            f"{error.name} is not installed, wanted it to draw clips, "
-            "run `pip install foley-lab[world]`"
-        ) from error
-    clips = make_clips(
+def _world_make(args: argparse.Namespace) -> int:
+    clips = _dataset().make_clips(
         args.folder,
         args.count,
         args.seed,
-        seconds=args.seconds,
-        families=args.family,
-        size=args.size,
-        fps=args.fps,
-        split=args.split,
-        silent=args.silent,
+        **_clip_options(args),
         workers=min(2, free_cores()),
+        stems=args.stems,
     )
     with _progress() as callback:
         for number, _ in enumerate(clips, 1):
             callback("world", number, args.count)
     print(f"{args.count} clips in {_one_line(str(args.folder))}")
     return DONE
+
+
+def _world_pairs(args: argparse.Namespace) -> int:
+    pairs = _dataset().make_pairs(
+        args.folder, args.count, args.seed, args.factor, **_clip_options(args)
+    )
+    made = []
+    with _progress() as callback:
+        for number, (a, b) in enumerate(pairs, 1):
+            seed = EventLog.read(a.with_suffix(".json")).seed
+            made.append({"a": str(a), "b": str(b), "seed": seed})
+            callback("world", number, args.count)
+    if args.json:
+        print(json.dumps({"folder": str(args.folder), "factor": args.factor, "pairs": made}))
+    else:
+        print(f"{args.count} pairs in {_one_line(str(args.folder))}")
+    return DONE
+
+
+def _clip_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "seconds": args.seconds,
+        "families": args.family,
+        "size": args.size,
+        "fps": args.fps,
+        "split": args.split,
+        "silent": args.silent,
+    }
+
+
+def _dataset() -> Any:
+    try:
+        from foley_lab.synthetic import dataset
+    except ModuleNotFoundError as error:
+        raise FoleyError(
+            f"{error.name} is not installed, wanted it to draw clips, "
+            "run `pip install foley-lab[world]`"
+        ) from error
+    return dataset
 
 
 def _score(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Hear several sounds with the same picture: buttons above one film.
+"""Hear several sounds with the same picture, or see twins: buttons above one film.
 
 Each sound lies in a film of its own, so picture and sound share a clock; a button shows another
 film at the moment where the last one was, and playing goes on. Everything is in the page: no
@@ -34,17 +34,23 @@ class Compare:
     """A film with a choice of sounds; the first is shown.
 
     Args:
-        frames: The picture, as small as it shall be shown.
+        frames: The picture, as small as it shall be shown; or one for each sound, by its name.
         sounds: By name, at least one.
 
     Raises:
-        ValueError: If there is no sound, or frames or sounds cannot be put into a film.
+        ValueError: If there is no sound, a sound has no picture, or they cannot be put into a film.
     """
 
-    def __init__(self, frames: Frames, sounds: Mapping[str, Audio]) -> None:
+    def __init__(self, frames: Frames | Mapping[str, Frames], sounds: Mapping[str, Audio]) -> None:
         if not sounds:
             raise ValueError("no sounds, wanted at least one, e.g. {'take 0': result.audio}")
-        self.films = {name: small_film(frames, audio) for name, audio in sounds.items()}
+        pictures = frames if isinstance(frames, Mapping) else dict.fromkeys(sounds, frames)
+        if set(pictures) != set(sounds):
+            raise ValueError(
+                f"pictures of {', '.join(pictures)} for sounds of {', '.join(sounds)}, "
+                "wanted the same names"
+            )
+        self.films = {name: small_film(pictures[name], audio) for name, audio in sounds.items()}
 
     def __repr__(self) -> str:
         return f"Compare({', '.join(self.films)})"
