@@ -2,8 +2,10 @@
 
 `small`: held-out clips of the procedural world, written as films and read back, so that everything
 a user's film goes through is measured. Rows: the exact sound (what the detector can see at best),
-the codec alone, the eyes alone, and the generated sound from the picture alone, with the right
-words, and with words that contradict the picture.
+the codec alone, the eyes alone, the generator alone (it plays the true events), and the generated
+sound from the picture alone, with the right words, and with words that contradict the picture.
+
+`sync`: the scale from silence to the exact sound, and where the model stands on it (`bench_sync`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import torch
 from tqdm import tqdm
 
 from foley_lab.decoders.vocoder import Codec
+from foley_lab.diagnosis.bench_sync import bench_sync
+from foley_lab.diagnosis.truth import gate
 from foley_lab.evaluation.material import load_judge
 from foley_lab.evaluation.score import ClipScore, score_clip, summary
 from foley_lab.evaluation.sync import EventCounts, count_events
@@ -52,7 +56,11 @@ def bench_small(
         Scores by row, each as of `foley-lab score` without the single clips; `words_decide` is the
         share of clips that sound in the material of the contradicting words, `seconds_per_clip` the
         median of a whole run.
+
+    Raises:
+        FoleyError: If the onset detector fails on exact sound.
     """
+    gate()
     lab = lab or load("small")
     rows: dict[str, list[ClipScore]] = {}
     eyes = EventCounts()
@@ -71,19 +79,22 @@ def bench_small(
             ) -> None:
                 rows.setdefault(row, []).append(score_clip(sound, log, truth))
 
-            def run(prompt: str, film: Path = film, seed: int = seed) -> Any:
-                return lab(film, prompt=prompt, seed=seed, **options)
+            def run(
+                prompt: str, events: EventLog | None = None, film: Path = film, seed: int = seed
+            ) -> Any:
+                return lab(film, prompt=prompt, seed=seed, events=events, **options)
 
             keep("exact sound", truth)
             keep("codec", _through_codec(lab, truth))
             began = time.perf_counter()
             alone = run("")
             durations.append(time.perf_counter() - began)
-            true = [e.time_s for e in log.events]
+            true = [e.time_s for e in log.events if not e.off_screen]
             lasting = [(c.start_s, c.end_s) for c in log.continuous]
             eyes += count_events(
                 [e.time_s for e in alone.events], true, log.seconds, lasting=lasting
             )
+            keep("true events", _mono(run("", log)))
             keep("picture alone", _mono(alone))
             families.setdefault(log.family, []).append(rows["picture alone"][-1])
             keep("with words", _mono(run(log.prompt)))
@@ -117,7 +128,7 @@ def bench_small(
 def clip_material(sound: np.ndarray, log: EventLog) -> str | None:
     """The material a clip sounds in: the judge's most frequent answer over its true events and
     intervals."""
-    times = [e.time_s for e in log.events]
+    times = [e.time_s for e in log.events if not e.off_screen]
     for each in log.continuous:
         times += np.arange(each.start_s + 0.1, each.end_s - 0.1, 0.25).tolist()
     answers = load_judge().name(sound, times) if times else []
@@ -141,4 +152,4 @@ def _short(scores: dict[str, Any]) -> dict[str, Any]:
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in kept.items()}
 
 
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"small": bench_small}
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"small": bench_small, "sync": bench_sync}

@@ -52,7 +52,7 @@ class JudgeConfig:
 
 
 class MaterialJudge(nn.Module):
-    """Features of blows [K, F] to one score per material [K, 7] (logits)."""
+    """Features of blows [K, F] to one score per material [K, M] (logits)."""
 
     mean: Tensor
     scale: Tensor
@@ -77,7 +77,7 @@ class MaterialJudge(nn.Module):
 
     @torch.no_grad()
     def judge(self, samples: ArrayLike, times_s: Sequence[float]) -> Tensor:
-        """Log-probability of each material for each blow [K, 7].
+        """Log-probability of each material for each blow [K, M].
 
         Args:
             samples: Mono sound [N] at 48 kHz.

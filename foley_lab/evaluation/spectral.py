@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.fft import dct
 
 from foley_lab.signals import SMALL_RATES
 
@@ -19,12 +20,22 @@ Array = NDArray[np.float32]
 SAMPLE_RATE = SMALL_RATES.sample_rate
 FLOOR = 1e-4
 """Amplitude of −80 dB."""
+SIZES = (512, 1024, 2048, 4096)
+HIGH_BAND_HZ = (8_000.0, 20_000.0)
 
 
 def mr_stft(
-    sound: ArrayLike, reference: ArrayLike, sizes: tuple[int, ...] = (512, 1024, 2048)
+    sound: ArrayLike,
+    reference: ArrayLike,
+    sizes: tuple[int, ...] = SIZES,
+    band_hz: tuple[float, float] = (0.0, SAMPLE_RATE / 2),
 ) -> float:
     """Multi-resolution STFT distance (Yamamoto et al. 2020, arXiv:1910.11480, eq. 4 to 6).
+
+    Args:
+        sound, reference: [N] and [M].
+        sizes: Windows in samples; the hop is a quarter.
+        band_hz: Only these frequencies are compared.
 
     Returns:
         Mean over window sizes of ‖S − R‖ / ‖R‖ + mean |ln S − ln R|; 0 for equal sounds.
@@ -32,14 +43,53 @@ def mr_stft(
     Raises:
         ValueError: If the reference is empty, or a sound is not [N].
     """
-    a, b = _equal_lengths(sound, reference)
+    a, b = equal_lengths(sound, reference)
     distances = []
     for size in sizes:
-        s, r = magnitudes(a, size, size // 4), magnitudes(b, size, size // 4)
+        low, high = (round(f * size / SAMPLE_RATE) for f in band_hz)
+        s, r = (magnitudes(each, size, size // 4)[:, low : high + 1] for each in (a, b))
         convergence = np.linalg.norm(s - r) / max(float(np.linalg.norm(r)), FLOOR)
         logs = np.abs(np.log(np.maximum(s, FLOOR)) - np.log(np.maximum(r, FLOOR))).mean()
         distances.append(float(convergence + logs))
     return float(np.mean(distances))
+
+
+def mr_stft_high(sound: ArrayLike, reference: ArrayLike) -> float:
+    """`mr_stft` of 8 to 20 kHz alone, the band that most measures do not hear.
+
+    Raises:
+        ValueError: As in `mr_stft`.
+    """
+    return mr_stft(sound, reference, band_hz=HIGH_BAND_HZ)
+
+
+def log_spectral_distance(sound: ArrayLike, reference: ArrayLike) -> float:
+    """Root mean square over frequency of the difference in dB, mean over frames (LSD).
+
+    Raises:
+        ValueError: As in `mr_stft`.
+    """
+    a, b = (magnitudes(each, 2048, 512) for each in equal_lengths(sound, reference))
+    difference = 20 * np.log10(np.maximum(a, FLOOR) / np.maximum(b, FLOOR))
+    return float(np.sqrt((difference**2).mean(1)).mean())
+
+
+def mel_cepstral_distortion(sound: ArrayLike, reference: ArrayLike) -> float:
+    """MCD-13 in dB (Kubichek 1993): distance of mel cepstra 1 to 13, without the level.
+
+    Frames are compared one to one: the clips are in step, so nothing is warped.
+
+    Raises:
+        ValueError: As in `mr_stft`.
+    """
+    filters, cepstra = mel_bands(2048, 80), []
+    for each in equal_lengths(sound, reference):
+        energy = magnitudes(each, 2048, SAMPLE_RATE // 100) ** 2 @ filters.T
+        logs = 0.5 * np.log(np.maximum(energy, FLOOR**2))
+        cepstra.append(dct(logs, axis=1, norm="ortho")[:, 1:14])
+    distance = np.sqrt(2 * ((cepstra[0] - cepstra[1]) ** 2).sum(1)).mean()
+    # √(2 / M) turns the orthonormal transform into cepstra of log|H| = c_0 + Σ c_k cos kω.
+    return float(10 / np.log(10) * distance * np.sqrt(2 / filters.shape[0]))
 
 
 def log_mel_l1(
@@ -52,7 +102,7 @@ def log_mel_l1(
     """
     filters = mel_bands(n_fft, n_mels)
     logs = []
-    for each in _equal_lengths(sound, reference):
+    for each in equal_lengths(sound, reference):
         energy = magnitudes(each, n_fft, SAMPLE_RATE // 100) ** 2 @ filters.T
         logs.append(0.5 * np.log(np.maximum(energy, FLOOR**2)))
     return float(np.abs(logs[0] - logs[1]).mean())
@@ -64,7 +114,7 @@ def envelope_correlation(sound: ArrayLike, reference: ArrayLike) -> float | None
     Raises:
         ValueError: As in `mr_stft`.
     """
-    a, b = (envelope(each).astype(float) for each in _equal_lengths(sound, reference))
+    a, b = (envelope(each).astype(float) for each in equal_lengths(sound, reference))
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / scale if scale > FLOOR**2 else None
@@ -105,7 +155,12 @@ def mel_bands(n_fft: int, n_mels: int, low_hz: float = 50.0) -> Array:
     return (filters / filters.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _equal_lengths(sound: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
+def equal_lengths(sound: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
+    """Both as float32, the first cut or padded with silence to the length of the second.
+
+    Raises:
+        ValueError: If the reference is empty, or a sound is not [N].
+    """
     a, b = np.asarray(sound, np.float32), np.asarray(reference, np.float32)
     if a.ndim != 1 or b.ndim != 1 or b.size == 0:
         raise ValueError(

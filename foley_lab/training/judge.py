@@ -104,6 +104,8 @@ def heard(seeds: Sequence[int], blurred: float = 0.5) -> tuple[Tensor, Tensor]:
 def random_log(seed: int, rng: Generator, seconds: float = 3.0) -> EventLog:
     """A clip of one kind, with up to three bodies of any material, blows 60 ms apart or more."""
     materials = [str(m) for m in rng.choice(MATERIALS, 3)]
+    extents = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 3)).tolist()
+    sizes = extents if rng.random() < 0.8 else [None] * 3
     surface = str(rng.choice(MATERIALS)) if rng.random() < 0.6 else None
     kind = str(rng.choice(INSTANTS + INTERVALS))
     log = EventLog("random", seed, seconds)
@@ -113,14 +115,18 @@ def random_log(seed: int, rng: Generator, seconds: float = 3.0) -> EventLog:
             end = min(start + rng.uniform(0.5, 1.2), seconds - 0.05)
             body = int(rng.integers(3))
             speed = tuple(float(v) for v in rng.uniform(0.3, 1, 6))
-            log.continuous.append(Interval(kind, start, end, materials[body], surface, body, speed))
+            log.continuous.append(
+                Interval(kind, start, end, materials[body], surface, body, speed, sizes[body])
+            )
             start = end + rng.uniform(0.2, 0.5)
         return log
     rate = rng.uniform(1, 6)
     time = rng.uniform(0.03, 0.5)
     while time < seconds - 0.1:
         body, strength = int(rng.integers(3)), float(rng.uniform(0.1, 1))
-        log.events.append(Event(float(time), kind, materials[body], strength, surface, body))
+        log.events.append(
+            Event(float(time), kind, materials[body], strength, surface, body, size=sizes[body])
+        )
         time += 0.06 + rng.exponential(1 / rate)
     return log
 
