@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foley_lab.decoders.vocoder import LatentAnalysis, VocoderConfig
-from foley_lab.encoders.small import SmallEncoder
+from foley_lab.encoders.small import SmallEncoder, caption
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import TinyConfig, TinyEyes
 from foley_lab.encoders.track import KIND_PART, MATERIAL_PART, SOUND_PART, event_track
@@ -108,7 +108,11 @@ def make_features(
     other = log.with_material(str(rng.choice(MATERIALS)))
     sounds = torch.from_numpy(np.stack([render_sound(log), render_sound(other)]))
     tensors["latents"] = _analysis(analysis_path).encode(sounds[:, None]).half()  # [2, C, T]
-    words = [prompt_for(each, rng) for each in (log, other) for _ in range(WORDINGS)]
+    words: list[str] = []
+    for each in (log, other):  # the first wording is what the encoder itself would ask for
+        own = caption(each.events, each.continuous)
+        words += [own or prompt_for(each, rng)]
+        words += [prompt_for(each, rng) for _ in range(WORDINGS - 1)]
     return tensors, words
 
 
@@ -194,16 +198,16 @@ class FeatureSet:
         of the score."""
         i = torch.from_numpy(self._rows(rng, batch))
         own = torch.from_numpy(rng.random(batch) < OWN_SHARE)
-        wording = torch.from_numpy(rng.integers(WORDINGS, size=batch))
-        text = self.text[self.words[i, (~own).long(), wording]].float()
         u, v, w = torch.from_numpy(rng.random((3, batch)))
-        silent = own & (u < 0.55)  # no words, most often with the picture alone
+        wording = torch.from_numpy(rng.integers(WORDINGS, size=batch))
+        wording[own & (u < 0.55)] = 0  # no words of the user's: the encoder captions what it saw
+        text = self.text[self.words[i, (~own).long(), wording]].float()
+        silent = own & (u < 0.2)  # no words
         blind = (own & (u < 0.1)) | (u > 0.94)  # of the silent ones the first are the empty branch
         unseen = blind | ~self.watched[i] | (v < 0.15)
         latents, visual, sync = (
             self.latents[i, (~own).long()].float(), self.visual[i].float(), self.sync[i].float()
         )  # fmt: skip
-        # without words the material is most often known; beside words it may be missing
         unnamed = w < torch.where(silent, 0.1, 0.3)
         sync[..., MATERIAL_PART] *= ~unnamed[:, None, None]
         sync[..., KIND_PART] *= (v < 0.9)[:, None, None]
