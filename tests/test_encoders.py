@@ -17,11 +17,12 @@ from foley_lab.encoders.clock import (
     read_stride,
     time_step,
 )
-from foley_lab.encoders.small import SmallEncoder, pool
+from foley_lab.encoders.small import SmallEncoder, caption, pool
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.encoders.track import MATERIAL_PART, ONSET_BINS, TRACK_DIM, event_track
-from foley_lab.signals import MATERIALS, Event, Frames, Interval, Video, View
+from foley_lab.encoders.tracker import Break
+from foley_lab.signals import MATERIALS, Event, EventLog, Frames, Interval, Video, View
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,28 @@ def test_rows_share_what_was_seen(encoder: SmallEncoder) -> None:
     )
     assert not torch.allclose(two.text[0], two.text[1])
     assert not two.negative_text.any()
+
+
+def test_without_words_the_encoder_captions_what_it_saw(encoder: SmallEncoder) -> None:
+    view = View("eyes", Fraction(0), 48, 48)
+    video = Video(None, 1.0, 48, 48, 25.0, {"eyes": Frames(film(25), clock(25), view)})
+    glass = [Event(0.3, material="glass"), Event(0.5, material="wood"), Event(0.7, "step", "glass")]
+    seen = encoder.encode(
+        video, ["", "the sound of glass"], events=EventLog("", 0, 1.0, events=glass)
+    )
+    assert torch.equal(seen.text[0], seen.text[1])
+    assert caption([], [Interval("roll", 0.1, 0.9, "stone")]) == "the sound of stone"
+    assert caption([], []) == ""
+
+
+def test_a_break_of_velocity_becomes_an_event(
+    encoder: SmallEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = Break(0.5, strength=1.0, x=0.4, y=0.6, confidence=0.99)
+    monkeypatch.setattr(small, "velocity_breaks", lambda images, times_s: [sure])
+    monkeypatch.setattr(encoder, "threshold", 1.1)  # the eyes alone see nothing
+    events = encoder.look(film(25), clock(25), 1.0)[1]
+    assert [(e.time_s, e.x, e.y) for e in events] == [(0.5, 0.4, 0.6)]
 
 
 def test_the_turning_point_of_a_swing_is_no_repeat() -> None:

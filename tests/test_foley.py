@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from foley_lab.encoders.track import MATERIAL_PART, TRACK_DIM
 from foley_lab.generators import diffusion
 from foley_lab.generators.diffusion import FlowGenerator, Window, crossfade, make_noise, split
 from foley_lab.generators.foley import (
@@ -35,7 +36,7 @@ from foley_lab.nn.attention import (
 from foley_lab.nn.layers import TimeConv
 from foley_lab.samplers import guided, sample
 from foley_lab.signals import HUNYUAN_RATES, SMALL_RATES, Features
-from foley_lab.training.foley import OWN_SHARE, WORDINGS, FeatureSet
+from foley_lab.training.foley import OWN_SHARE, SOUND_WEIGHT, WORDINGS, FeatureSet
 from foley_lab.training.losses import flow_matching_loss
 
 GOLDEN = Path(os.environ.get("FOLEY_LAB_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
@@ -585,8 +586,8 @@ def test_bad_requests_are_named():
 # --- training ----------------------------------------------------------------------------------
 
 
-def test_words_are_withheld_only_where_the_visible_material_sounds():
-    """Without words a contradicting sound could not be told from the visible one."""
+def test_words_are_withheld_only_where_the_score_itself_sounds():
+    """Without words a contradicting sound could not be told from that of the score."""
 
     class Model:
         def without_video(self, visual, sync, drop):
@@ -594,7 +595,8 @@ def test_words_are_withheld_only_where_the_visible_material_sounds():
 
     clips = 8
     data = FeatureSet.__new__(FeatureSet)
-    data.visual, data.sync = torch.ones(clips, 50, 2), torch.ones(clips, 200, 2)
+    data.visual, data.sync = torch.ones(clips, 50, 2), torch.ones(clips, 200, TRACK_DIM)
+    data.watched = torch.arange(clips) < 4
     data.latents = torch.zeros(clips, 2, 3, 200)
     data.latents[:, 1] = 1.0  # the contradicting sound
     data.text, data.words = torch.ones(1, 4, 2), torch.zeros(clips, 2, WORDINGS, dtype=torch.long)
@@ -604,8 +606,14 @@ def test_words_are_withheld_only_where_the_visible_material_sounds():
     seen = torch.cat([b["sync"][:, 0, 0] for b in drawn]) > 0
     assert words[other].all()
     assert (~other).float().mean().item() == pytest.approx(OWN_SHARE, abs=0.03)
-    assert (~words[~other]).float().mean().item() == pytest.approx(0.45, abs=0.03)
+    named = torch.cat([b["sync"][:, 0, MATERIAL_PART].amax(-1) for b in drawn]) > 0
+    assert (~words[~other]).float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert (~seen & ~words)[~other].float().mean().item() == pytest.approx(0.10, abs=0.03)
+    assert named[seen & words].float().mean().item() == pytest.approx(0.7, abs=0.03)
+    looked = torch.cat([b["visual"][:, 0, 0] for b in drawn]) > 0
+    assert 0.3 < looked.float().mean() < 0.8 and not looked[~seen].any()
+    heavy = torch.cat([b["weight"][:, 0] for b in drawn])
+    assert (heavy == 1 + SOUND_WEIGHT).all()  # every frame of these scores sounds
 
 
 def test_the_loss_is_zero_for_the_true_velocity():
@@ -624,3 +632,39 @@ def test_the_loss_is_zero_for_the_true_velocity():
         Oracle(), latents, latents, latents, latents, torch.Generator().manual_seed(1)
     )
     assert loss < 1e-6
+
+
+def test_the_pooled_prompt_steers_blocks_that_never_ask_the_text():
+    config = replace(TINY, pooled_text=True, depth_triple_blocks=0)
+    transformer = tiny_transformer(config)
+    visual, sync, text = tokens(2, 8, config)
+    text[1] = text[0]
+    x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(4))
+    x[1], visual[1], sync[1] = x[0], visual[0], sync[0]
+    padded = torch.cat([text, torch.zeros(2, 2, 7)], 1)  # what follows a prompt is zero
+    with torch.no_grad():
+        alike = transformer.velocity(x, 0.3, transformer.prepare(visual, sync, text, 8))
+        longer = transformer.velocity(x, 0.3, transformer.prepare(visual, sync, padded, 8))
+        padded[1] = 0.0
+        silent = transformer.prepare(visual, sync, padded, 8)
+        apart = transformer.velocity(x, 0.3, silent)
+        swapped = transformer.velocity(x.flip(0), 0.3, silent.select(torch.tensor([1, 0])))
+    assert torch.allclose(alike[0], alike[1], atol=1e-6)
+    assert torch.allclose(alike, longer, atol=1e-6)
+    assert not torch.allclose(apart[0], apart[1], atol=1e-3)
+    assert torch.allclose(swapped.flip(0), apart, atol=1e-6)
+
+
+def test_weights_choose_what_is_learned_from():
+    transformer = tiny_transformer()
+    visual, sync, text = tokens(3, 8)
+    latents = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(5))
+
+    def loss(weight):
+        draw = torch.Generator().manual_seed(6)
+        return flow_matching_loss(transformer, latents, visual, sync, text, draw, weight).item()
+
+    assert loss(None) == pytest.approx(loss(torch.full((3, 8), 2.0)), rel=1e-5)
+    rows = [loss(torch.eye(3)[k][:, None].expand(3, 8)) for k in range(3)]
+    assert sum(rows) / 3 == pytest.approx(loss(None), rel=1e-5)
+    assert max(rows) > min(rows)

@@ -341,9 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = torch.load(start, map_location="cpu", weights_only=True)["ema"]
         print("new:", sorted(model.load_state_dict(known, strict=False).missing_keys), flush=True)
     rate = 7e-4 if start.exists() else 1.5e-3
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.02
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.02)
 
     def step(number: int) -> dict[str, Tensor]:
         # a beginner learns nothing from rough clips; who has learnt before takes all at once

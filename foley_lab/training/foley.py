@@ -12,8 +12,8 @@ wrong, is the score *and* the log whose sound is the target. So the generator ne
 the score, and timing and material are decided in one place, the eyes.
 
 Every clip is stored with two sounds: its own, and the same happenings in another material with
-words that say so. So the score decides when, the words decide what, and without words the material
-of the score sounds.
+words that say so. So the score decides when and the words decide what; where a user says nothing,
+the encoder captions what it saw, and learns to be heard by that caption.
 """
 
 from __future__ import annotations

@@ -59,11 +59,11 @@ def sound_picture(audio: Audio, marks: Mapping[str, Sequence[Event]] | None = No
     """
     marks = marks or {}
     lanes = [0.3] * len(marks)
-    figure = _figure(2.9 + 0.35 * len(marks))
+    figure = blank_figure(2.9 + 0.35 * len(marks))
     axes = figure.subplots(2 + len(marks), 1, sharex=True, height_ratios=[1, *lanes, 1.6])
     wave, spectrum = axes[0], axes[-1]
-    samples = _mono(audio)
-    wave.plot(*_outline(samples, audio.sample_rate), color="#444444", lw=0.6)
+    samples = mono_samples(audio)
+    wave.plot(*outline(samples, audio.sample_rate), color="#444444", lw=0.6)
     wave.set(ylabel="wave", yticks=[], xlim=(0, audio.duration_s))
     wave.tick_params(bottom=False)
     levels = _levels(samples, audio.sample_rate)
@@ -79,7 +79,7 @@ def sound_picture(audio: Audio, marks: Mapping[str, Sequence[Event]] | None = No
                 times, 0, 1, transform=axis.get_xaxis_transform(), color=colour, lw=0.8, alpha=0.6
             )
     counts = ", ".join(f"{len(events)} {name}" for name, events in marks.items())
-    return _picture(figure, "wave and spectrogram" + (f", events: {counts}" if counts else ""))
+    return finished(figure, "wave and spectrogram" + (f", events: {counts}" if counts else ""))
 
 
 def spectrograms(sounds: Mapping[str, Audio]) -> Picture:
@@ -90,16 +90,16 @@ def spectrograms(sounds: Mapping[str, Audio]) -> Picture:
     """
     if not sounds:
         raise ValueError("no sounds, wanted at least one, e.g. {'take 0': result.audio}")
-    figure = _figure(0.6 + 1.1 * len(sounds))
+    figure = blank_figure(0.6 + 1.1 * len(sounds))
     axes = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
-    levels = [_levels(_mono(audio), audio.sample_rate) for audio in sounds.values()]
+    levels = [_levels(mono_samples(audio), audio.sample_rate) for audio in sounds.values()]
     top_db = max(float(level.max()) for level in levels)
     for axis, level, (name, audio) in zip(axes, levels, sounds.items(), strict=True):
         _spectrogram(axis, level, audio.duration_s, top_db)
         axis.set_title(name, fontsize=9, loc="left")
     for axis in axes[:-1]:
         axis.set_xlabel("")
-    return _picture(figure, f"spectrograms: {', '.join(sounds)}")
+    return finished(figure, f"spectrograms: {', '.join(sounds)}")
 
 
 def waterfall(seconds: Mapping[str, float]) -> Picture:
@@ -116,13 +116,13 @@ def waterfall(seconds: Mapping[str, float]) -> Picture:
         raise ValueError(f"timings of {list(seconds)}, wanted some of {', '.join(STAGES)}")
     lengths = np.array(list(stages.values()))
     ends = np.cumsum(lengths)
-    figure = _figure(0.7 + 0.3 * len(stages))
+    figure = blank_figure(0.7 + 0.3 * len(stages))
     axis = figure.subplots()
     bars = axis.barh(list(stages), lengths, left=ends - lengths, color=COLOURS[1])
     axis.bar_label(bars, [f" {1000 * length:.0f} ms" for length in lengths])
     axis.set(xlabel="s", xlim=(0, 1.15 * max(ends[-1], 1e-9)))
     axis.invert_yaxis()
-    return _picture(figure, f"bars: {', '.join(stages)}")
+    return finished(figure, f"bars: {', '.join(stages)}")
 
 
 def _spectrogram(axis: Axes, level: NDArray[np.float32], seconds: float, top_db: float) -> None:
@@ -143,7 +143,7 @@ def _levels(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float3
     return (10 * np.log10(heard + 1e-10)).astype(np.float32).T
 
 
-def _outline(
+def outline(
     samples: NDArray[np.float32], sample_rate: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Times and levels of a line that touches the lowest and highest sample of every column."""
@@ -153,19 +153,26 @@ def _outline(
     return np.repeat(edges, 2), ends.ravel()
 
 
-def _mono(audio: Audio) -> NDArray[np.float32]:
+def mono_samples(audio: Audio) -> NDArray[np.float32]:
+    """The channels averaged [N].
+
+    Raises:
+        ValueError: If the sound is empty.
+    """
     samples = np.asarray(audio.samples, np.float32)
     if samples.ndim != 2 or not samples.size:
         raise ValueError(f"sound of shape {list(samples.shape)}, wanted [channels, N] with N > 0")
     return samples.mean(axis=0)
 
 
-def _figure(height_in: float) -> Figure:
+def blank_figure(height_in: float) -> Figure:
+    """A figure as wide as the page, `height_in` inches high."""
     # No pyplot: a figure of its own is drawn once and leaves nothing open.
     return Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
 
 
-def _picture(figure: Figure, words: str) -> Picture:
+def finished(figure: Figure, words: str) -> Picture:
+    """The figure as a small PNG."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     drawn.seek(0)
