@@ -17,12 +17,14 @@ from foley_lab.encoders.clock import (
     read_stride,
     time_step,
 )
+from foley_lab.encoders.named import WORDS, named_material, recast
 from foley_lab.encoders.small import SmallEncoder, caption, pool
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.encoders.track import MATERIAL_PART, ONSET_BINS, TRACK_DIM, event_track
 from foley_lab.encoders.tracker import Break
 from foley_lab.signals import MATERIALS, Event, EventLog, Frames, Interval, Video, View
+from foley_lab.synthetic.words import MATERIAL_WORDS
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,23 @@ def test_without_words_the_encoder_captions_what_it_saw(encoder: SmallEncoder) -
     assert torch.equal(seen.text[0], seen.text[1])
     assert caption([], [Interval("roll", 0.1, 0.9, "stone")]) == "the sound of stone"
     assert caption([], []) == ""
+
+
+def test_every_word_of_the_world_is_known_by_its_material() -> None:
+    assert set(WORDS) == set(MATERIALS)
+    for material, words in MATERIAL_WORDS.items():
+        assert {named_material(f"a {word} ball") for word in words} == {material}
+    assert named_material("A Glass ball bounces on wood") == "glass"
+    assert named_material("something glassless is woodn't") is None
+
+
+def test_words_overrule_the_eyes_only_where_they_contradict() -> None:
+    seen, roll = [Event(0.3, material="wood"), Event(0.5, material="metal")], Interval("roll", 0, 1)
+    assert recast("a ball bounces", seen, [roll]) == (seen, [roll])
+    assert recast("a metal ball on stone", seen, [roll]) == (seen, [roll])
+    events, intervals = recast("a crystal ball on wood", seen, [roll])
+    assert {x.material for x in (*events, *intervals)} == {"glass"}
+    assert [e.time_s for e in events] == [0.3, 0.5]
 
 
 def test_a_break_of_velocity_becomes_an_event(

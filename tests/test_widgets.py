@@ -15,12 +15,14 @@ import torch
 pytest.importorskip("matplotlib")
 from PIL import Image
 
+from foley_lab.evaluation.faults import Fault
 from foley_lab.evaluation.sync import detect_onsets
 from foley_lab.media import probe, read_audio, read_video
 from foley_lab.signals import Audio, Event, Frames, View
 from foley_lab.widgets.compare import Compare
 from foley_lab.widgets.film import small_film
 from foley_lab.widgets.pictures import sound_picture, spectrograms, waterfall
+from foley_lab.widgets.scores import MOST_LABELS, Page, bars, curves, fault_picture, table
 from foley_lab.widgets.sheets import contacts, gallery
 
 RATE = 48_000
@@ -212,3 +214,81 @@ def test_sheets_want_something_to_show():
         gallery({})
     with pytest.raises(ValueError, match="0 events in 25 frames"):
         contacts(frames(), [])
+
+
+def test_a_table_is_as_wide_as_its_words_and_knows_units():
+    rows = {"exact": {"f1": 1.0, "bias_ms": -0.04}, "much too late": {"f1": None, "bias_ms": 60.33}}
+    assert table(rows).splitlines() == [
+        "                 f1  bias_ms",
+        "exact          1.00      0.0",
+        "much too late     –     60.3",
+    ]
+
+
+def test_tables_and_bars_want_equal_rows():
+    for draw in (table, bars):
+        with pytest.raises(ValueError, match="wanted the same measures in each"):
+            draw({"a": {"f1": 1.0}, "b": {"recall": 1.0}})
+        with pytest.raises(ValueError, match="or none"):
+            draw({})
+
+
+def test_bars_are_as_long_as_their_figures():
+    shown = bars({"whole": {"f1": 1.0}, "half": {"f1": 0.5}, "none": {"f1": None}})
+    assert shown.words == "bars of f1: whole, half, none"
+    red = np.abs(pixels(shown.png) - (0xD1, 0x49, 0x5B)).sum(2) < 12
+    lengths = [int(row.sum()) for row in red if row.sum() > 30]  # the legend has a small square
+    long, short = max(lengths), min(lengths)
+    assert short / long == pytest.approx(0.5, abs=0.03)
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_curve_goes_where_its_values_go():
+    def centres(values):
+        drawn = curves([0, 1, 2], {"f1": {"10 ms": values}}, "delay, ms")
+        assert drawn.words == "curves over delay, ms: f1" and len(drawn.png) < 20_000
+        violet = np.abs(pixels(drawn.png) - (0x44, 0x01, 0x54)).sum(2) < 60  # first of viridis
+        return [np.nonzero(half)[0].mean() for half in np.array_split(violet[:, 60:], 2, axis=1)]
+
+    left, right = centres([1.0, 0.5, 0.0])
+    assert left < right - 30  # falling: on the left it is nearer to the top
+    left, right = centres([0.0, 0.5, 1.0])
+    assert left > right + 30
+
+
+def test_curves_may_have_gaps_and_want_a_value_for_each_dose():
+    assert curves([0, 1], {"a": {"x": [None, 1.0]}, "b": {"x": [None, None]}}, "dose").png
+    with pytest.raises(ValueError, match="1 values of x for 2 doses"):
+        curves([0, 1], {"a": {"x": [1.0]}}, "dose")
+    with pytest.raises(ValueError, match="no panels"):
+        curves([0, 1], {}, "dose")
+
+
+def test_faults_hang_from_their_instants_and_the_late_are_shaded():
+    missing, late = Fault("missing", 0.2, 0, "glass"), Fault("off", 0.5, 1, "glass", late_s=0.1)
+    shown = fault_picture(knocks(), [missing, late])
+    assert shown.words == "wave and faults: 1 missing, 1 off"
+    plain, both = pixels(fault_picture(knocks(), []).png), pixels(shown.png)
+    wave = both[20 : len(plain) // 2 - 20]
+    red = (np.abs(wave - (0xD1, 0x49, 0x5B)).sum(2) < 60).any(0)
+    shade = (np.abs(wave - (0xC6, 0xDA, 0xEA)).sum(2) < 20).any(0)
+    at_red, shaded = np.flatnonzero(red).mean(), np.flatnonzero(shade)
+    width = np.ptp(shaded) / 0.1  # pixels of a second
+    assert (shaded.min() - at_red) / width == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_sound_without_faults_says_so_and_many_faults_stay_small():
+    assert fault_picture(knocks(), []).words == "wave and faults: none"
+    many = [Fault("false", 0.01 * k) for k in range(90)]
+    shown, most = (fault_picture(knocks(), some) for some in (many, many[:MOST_LABELS]))
+    assert shown.words == "wave and faults: 90 false"
+    assert pixels(shown.png).shape == pixels(most.png).shape
+    with pytest.raises(ValueError, match="N > 0"):
+        fault_picture(Audio(torch.zeros(1, 0)), many)
+
+
+def test_a_page_is_framed_whole():
+    text = '<!doctype html><p class="a">1 < 2 & "so on"</p>'
+    framed = Page(text, 300)._repr_html_()
+    assert html.unescape(re.search(r'srcdoc="([^"]*)"', framed)[1]) == text
+    assert framed.startswith("<div>") and 'height="300"' in framed and len(repr(Page(text))) < 40

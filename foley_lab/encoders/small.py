@@ -30,6 +30,7 @@ from foley_lab.encoders.clock import (
     read_stride,
     time_step,
 )
+from foley_lab.encoders.named import recast
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.encoders.track import LASTING, event_track
@@ -61,9 +62,9 @@ REFINE_SHARE = 0.35
 """A fine peak must reach this share of the threshold to move a coarse event."""
 
 
-MOVING, SHORTEST_S, BRIDGED_S = 0.08, 0.12, 0.08
-"""Relative speed above which something scrapes or rolls, for how long at least, and the pauses that
-do not end it."""
+MOVING, SURELY, SHORTEST_S, BRIDGED_S = 0.08, 0.28, 0.12, 0.08
+"""Relative speed above which something scrapes or rolls if it is surely so somewhere on the way,
+for how long at least, and the pauses that do not end it."""
 
 CLIP_SHARE = 0.5
 """How much the material of the whole clip counts beside that of the single event, in logarithms."""
@@ -145,12 +146,13 @@ class SmallEncoder:
 
         Args:
             video: With the view of `views_for`.
-            prompts: One per wanted row; "" takes the `caption` of what is seen.
+            prompts: One per wanted row; "" takes the `caption` of what is seen, and a material it
+                names is written into the track where the eyes saw none of it.
             negative_prompt: What the sound should not be; None or "" is nothing.
             events: What shall sound instead of what is seen; None is what is seen.
 
         Returns:
-            Features with B = len(prompts) equal visual rows.
+            Features with B = len(prompts) rows that share what was seen.
 
         Raises:
             ValueError: If the video lacks the view.
@@ -164,11 +166,14 @@ class SmallEncoder:
         visual, seen, intervals = self.look(frames.images, frames.times_s, video.duration_s)
         if events is not None:
             seen, intervals = sort_events(events.events), list(events.continuous)
-        sync = event_track(seen, intervals, video.duration_s, self.rates)[None]
+        tracks = [
+            event_track(*recast(prompt, seen, intervals), video.duration_s, self.rates)
+            for prompt in prompts
+        ]
         rows, own = len(prompts), caption(seen, intervals)
         return Features(
             visual=visual.expand(rows, -1, -1),
-            sync=sync.expand(rows, -1, -1),
+            sync=torch.stack(tracks),
             text=self.text.encode([prompt or own for prompt in prompts]),
             negative_text=self.text.encode([negative_prompt or ""] * rows),
             duration_s=video.duration_s,
@@ -298,7 +303,7 @@ class SmallEncoder:
         for j, kind in enumerate(LASTING):
             for first, last in _runs(motion[:, j] > MOVING, round(BRIDGED_S / _spacing(clock))):
                 start, end = float(clock[first]), min(float(clock[last]), duration_s)
-                if end - start < SHORTEST_S:
+                if end - start < SHORTEST_S or motion[first : last + 1, j].amax() < SURELY:
                     continue
                 sounds = material[first : last + 1].mean(0) + CLIP_SHARE * whole
                 speed = motion[first : last + 1, j].tolist()

@@ -1,8 +1,9 @@
 """One page about one run: `foley-lab score ... --report page.html`.
 
-A table of the scores, then the clips, worst first: waveform and spectrogram with the true events
-(lines), the found onsets (triangles), what lasts (bars), and a list of what is wrong. The page
-stands alone: pictures are inside it, nothing is fetched.
+The scores, then the clips, worst first: waveform and spectrogram over a scale of seconds, with the
+true events (lines), the found onsets (triangles), what lasts (bars), and a list of what is wrong,
+whose numbers stand above the wave. The page stands alone: pictures are inside it, nothing is
+fetched.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foley_lab.evaluation.faults import errors
+from foley_lab.evaluation.faults import Fault, errors
 from foley_lab.evaluation.material import load_judge
 from foley_lab.evaluation.onsets import VERSION, detect_onsets
 from foley_lab.evaluation.score import read_clip
@@ -31,13 +32,22 @@ from foley_lab.signals import EventLog, FoleyError
 MOST_CLIPS = 20
 MOST_FAULTS = 40
 WIDTH, WAVE_HEIGHT, SPECTRUM_HEIGHT = 960, 56, 96
+NUMBER_HEIGHT, AXIS_HEIGHT = 24, 16
+"""Of the two rows of numbers above the wave and of the seconds below the spectrogram."""
+TICKS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 _STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.15em .9em .15em 0;text-align:left}
-td{font-variant-numeric:tabular-nums}h2{margin:1.6em 0 .3em;font-size:1.05em}
-svg{width:100%;height:auto;background:#fff}ol{margin:.3em 0;columns:2;font-size:.92em}
-.missing{color:#b00020}.false{color:#9a5b00}.off{color:#444}small{color:#666}
+h1{font-size:1.5em}h2{margin:2em 0 0;font-size:1.05em}small{color:#666}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.5em}
+.tiles div{border:1px solid #ddd;border-radius:4px;padding:.3em .6em}
+.tiles b{display:block;font-size:1.25em;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;margin:1em 0}th{text-align:left}thead th{color:#666}
+td,th{padding:.15em 1.2em .15em 0;font-weight:normal}td{font-variant-numeric:tabular-nums}
+svg{width:100%;height:auto;background:#fff}
+svg text{font:10px system-ui,sans-serif;fill:currentColor}
+ol{margin:.3em 0;columns:2;font-size:.92em}
+.missing{color:#b00020}.false{color:#9a5b00}.off{color:#444}.tick{color:#666}
 """
 
 
@@ -67,11 +77,13 @@ def write_report(
     worst = sorted(card["per_clip"], key=_rank)[:MOST_CLIPS]
     clips = [_clip(each, *read_clip(*by_name[each["clip"]])) for each in worst]
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{_table(card)}"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+        f"<h1>{html.escape(title)}</h1>{_tiles(card)}{_tables(card)}"
         f"<p><small>{len(clips)} of {card['clips']} clips, worst first; onset detector version "
-        f"{VERSION}. Blue: true events, grey: off-screen, orange: onsets found, green: what "
-        f"lasts.</small></p>{''.join(clips)}</html>\n"
+        f"{VERSION}. Blue lines: true events, grey: off-screen; orange triangles: onsets found; "
+        f"green bars: what lasts; numbers: the faults listed below.</small></p>"
+        f"{''.join(clips)}</html>\n"
     )
     try:
         handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".html")
@@ -90,19 +102,30 @@ def _rank(clip: Mapping[str, Any]) -> tuple[float, float]:
     return clip["f1_area"], clip["material_accuracy"] or 0.0
 
 
-def _table(card: Mapping[str, Any]) -> str:
-    rows = []
+def _tiles(card: Mapping[str, Any]) -> str:
+    """Every single figure."""
+    tiles = "".join(
+        f"<div><b>{_figure(value)}</b><small>{html.escape(name)}</small></div>"
+        for name, value in card.items()
+        if name != "per_clip" and not isinstance(value, Mapping)
+    )
+    return f'<div class="tiles">{tiles}</div>'
+
+
+def _tables(card: Mapping[str, Any]) -> str:
+    """The figures that have parts; those with the same parts share a table."""
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, value in card.items():
-        if name == "per_clip":
-            continue
         if isinstance(value, Mapping):
-            value = " &nbsp; ".join(
-                f"<small>{html.escape(key)}</small> {_figure(each)}" for key, each in value.items()
-            )
-        else:
-            value = _figure(value)
-        rows.append(f"<tr><th>{html.escape(name)}</th><td>{value}</td></tr>")
-    return f"<table>{''.join(rows)}</table>"
+            figures = "".join(f"<td>{_figure(each)}</td>" for each in value.values())
+            row = f"<tr><th>{html.escape(name)}</th>{figures}</tr>"
+            groups.setdefault(tuple(value), []).append(row)
+    return "".join(
+        "<table><thead><tr><th></th>"
+        + "".join(f"<th>{html.escape(f'{k} ms' if k.isdigit() else k)}</th>" for k in keys)
+        + f"</tr></thead>{''.join(rows)}</table>"
+        for keys, rows in groups.items()
+    )
 
 
 def _clip(scores: Mapping[str, Any], sound: NDArray[np.float32], log: EventLog) -> str:
@@ -116,37 +139,65 @@ def _clip(scores: Mapping[str, Any], sound: NDArray[np.float32], log: EventLog) 
         f"f1 at 40 ms {_figure(scores['f1']['40'])}, bias {_figure(scores['bias_ms'])} ms, "
         f"materials {_figure(scores['material_accuracy'])}, {len(faults)} faults"
     )
-    return f"<h2>{name}</h2><small>{figures}</small>{_strip(sound, log, found)}<ol>{listed}</ol>"
+    strip = _strip(sound, log, found, worst)
+    return f"<h2>{name}</h2><small>{figures}</small>{strip}<ol>{listed}</ol>"
 
 
-def _strip(sound: NDArray[np.float32], log: EventLog, found: Sequence[float]) -> str:
+def _strip(
+    sound: NDArray[np.float32], log: EventLog, found: Sequence[float], faults: Sequence[Fault]
+) -> str:
     """Waveform above spectrogram as one SVG, with everything that is known about time."""
-    height, scale = WAVE_HEIGHT + SPECTRUM_HEIGHT, WIDTH / max(log.seconds, 1e-3)
-    edges = np.linspace(0, sound.size, WIDTH + 1).astype(int)
-    middle, loudest = WAVE_HEIGHT / 2, max(float(np.abs(sound).max()), 1e-3)
-    pieces = (sound[a : max(b, a + 1)] for a, b in itertools.pairwise(edges.tolist()))
-    swing = [(float(p.min()), float(p.max())) if p.size else (0.0, 0.0) for p in pieces]
-    wave = "".join(
-        f"M{x} {middle - high / loudest * middle:.1f}V{middle - low / loudest * middle:.1f}"
-        for x, (low, high) in enumerate(swing)
-    )
+    scale, top = WIDTH / max(log.seconds, 1e-3), NUMBER_HEIGHT
+    low = top + WAVE_HEIGHT + SPECTRUM_HEIGHT
     marks = [
-        f'<rect x="{c.start_s * scale:.1f}" y="{height - 4}" height="4" fill="#2a8f4f" '
+        f'<rect x="{c.start_s * scale:.1f}" y="{low - 4}" height="4" fill="#2a8f4f" '
         f'width="{(c.end_s - c.start_s) * scale:.1f}"/>'
         for c in log.continuous
     ]
     for event in log.events:
         x, colour = event.time_s * scale, "#999" if event.off_screen else "#1769d2"
-        marks.append(f'<path d="M{x:.1f} 0V{height}" stroke="{colour}" stroke-width=".8"/>')
+        marks.append(f'<path d="M{x:.1f} {top}V{low}" stroke="{colour}" stroke-width=".8"/>')
     for time in found:
-        x = time * scale
-        marks.append(f'<path d="M{x:.1f} 9l-3.5-9h7z" fill="#e06c00"/>')
+        marks.append(f'<path d="M{time * scale:.1f} {top + 9}l-3.5-9h7z" fill="#e06c00"/>')
+    for number, fault in enumerate(faults, 1):
+        # Neighbours stand in different rows, so that their numbers do not run together.
+        y = top - 3 - 11 * (number % 2)
+        marks.append(_text(fault.time_s * scale, y, str(number), fault.kind))
+    for time in _ticks(log.seconds):
+        marks.append(_text(time * scale, low + 12, f"{time:g} s", "tick"))
+        marks.append(f'<path d="M{time * scale:.1f} {low}v3" stroke="#666"/>')
     picture = base64.b64encode(_png(_spectrogram(sound))).decode()
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img"><path d="{wave}" stroke="#556" '
-        f'stroke-width="1"/><image y="{WAVE_HEIGHT}" width="{WIDTH}" height="{SPECTRUM_HEIGHT}" '
-        f'preserveAspectRatio="none" href="data:image/png;base64,{picture}"/>{"".join(marks)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {low + AXIS_HEIGHT}" role="img"><path d="{_wave(sound)}" '
+        f'transform="translate(0 {top})" stroke="#556" stroke-width="1"/><image '
+        f'y="{top + WAVE_HEIGHT}" width="{WIDTH}" height="{SPECTRUM_HEIGHT}" '
+        f'preserveAspectRatio="none" href="data:image/png;base64,{picture}"/><path '
+        f'd="M0 {top}H{WIDTH}M0 {low}H{WIDTH}" stroke="#bbb"/>{"".join(marks)}</svg>'
     )
+
+
+def _wave(sound: NDArray[np.float32]) -> str:
+    """A stroke in each column from its highest to its lowest sample, as an SVG path."""
+    edges = np.linspace(0, sound.size, WIDTH + 1).astype(int)
+    middle, loudest = WAVE_HEIGHT / 2, max(float(np.abs(sound).max()), 1e-3)
+    pieces = (sound[a : max(b, a + 1)] for a, b in itertools.pairwise(edges.tolist()))
+    swing = [(float(p.min()), float(p.max())) if p.size else (0.0, 0.0) for p in pieces]
+    return "".join(
+        f"M{x} {middle - high / loudest * middle:.1f}V{middle - low / loudest * middle:.1f}"
+        for x, (low, high) in enumerate(swing)
+    )
+
+
+def _text(x: float, y: float, words: str, kind: str) -> str:
+    """Words in the middle over x; at the borders they stay inside."""
+    anchor = "start" if x < 12 else "end" if x > WIDTH - 12 else "middle"
+    return f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" class="{kind}">{words}</text>'
+
+
+def _ticks(seconds: float) -> list[float]:
+    """Round times from 0 on, at most about a dozen."""
+    step = next((each for each in TICKS_S if seconds / each <= 12), seconds / 12)
+    return [round(k * step, 6) for k in range(int(seconds / step + 1e-6) + 1)]
 
 
 def _spectrogram(sound: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -177,4 +228,6 @@ def _png(grey: NDArray[np.uint8]) -> bytes:
 def _figure(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
+    if not isinstance(value, float):
+        return html.escape(str(value))
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -28,7 +28,7 @@ from foley_lab.widgets.pictures import (
 MARKERS = "os^Dv*"
 KIND_COLOURS = {"missing": "#d1495b", "false": "#9a5b00", "off": "#1b6ca8"}
 MOST_LABELS = 16
-MILLI = ("ms", "dB")
+MILLI = ("_ms", "_db")
 """Columns that end so are told to a tenth, all others to a hundredth."""
 
 
@@ -106,9 +106,14 @@ def curves(
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         shades = colormaps["viridis"](np.linspace(0, 0.85, len(lines)))
         for k, (name, values) in enumerate(lines.items()):
-            marker = MARKERS[k % len(MARKERS)]
-            heights = np.array(values, float)
-            axis.plot(doses, heights, color=shades[k], marker=marker, ms=4, lw=1.4, label=name)
+            # Hollow and smaller from line to line: lines that coincide are still seen.
+            marker, size = MARKERS[k % len(MARKERS)], max(3, 8 - 1.5 * k)
+            axis.plot(
+                doses, np.array(values, float), color=shades[k], lw=1.4, label=name,
+                marker=marker, ms=size, mfc="none",
+            )  # fmt: skip
+        axis.update_datalim([(doses[0], 0)])  # every panel holds the 0
+        axis.autoscale_view()
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
