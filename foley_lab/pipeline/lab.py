@@ -66,7 +66,7 @@ class Defaults:
     """What a model does when it is told nothing else."""
 
     num_steps: int = 8
-    guidance_scale: float = 4.0
+    guidance_scale: float = 2.5
     sampler: str = "euler"
     decoder: str = "vocoder"
 

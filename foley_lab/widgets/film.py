@@ -16,7 +16,9 @@ from av.codec.context import Flags
 
 from foley_lab.signals import Audio, Frames
 
-CRF, BIT_RATE = 28, 80_000
+X264 = {"crf": "28", "threads": "1", "x264-params": "mbtree=0"}
+"""Without macroblock trees, whose code gives other bytes now and then."""
+BIT_RATE = 80_000
 CLOCK = Fraction(1, 90_000)
 """Ticks of the picture; the times of frames need not be even."""
 
@@ -43,7 +45,7 @@ def small_film(frames: Frames, audio: Audio) -> bytes:
         raise ValueError(f"sound of shape {list(samples.shape)}, wanted [1 or 2, N]")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", container_options={"fflags": "+bitexact"}) as output:
-        picture: Any = output.add_stream("libx264", options={"crf": str(CRF), "threads": "1"})
+        picture: Any = output.add_stream("libx264", options=X264)
         picture.height, picture.width = images.shape[1:3]
         picture.pix_fmt = "yuv420p"
         picture.codec_context.time_base = CLOCK
