@@ -248,6 +248,7 @@ class EventLog:
                 f"not an event log ({error}), wanted the JSON of `foley-lab world make`"
             ) from error
         log.events, log.continuous, log.size = events, continuous, tuple(log.size)
+        _check_log(log)
         return log
 
     @classmethod
@@ -271,6 +272,34 @@ class EventLog:
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _check_log(log: EventLog) -> None:
+    """Refuse numbers that no clip can have.
+
+    Raises:
+        ValueError: If there are any.
+    """
+
+    def wrong(value: object, low: float, high: float) -> bool:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return not (number and low <= value <= high)  # pyright: ignore[reportOperatorIssue]
+
+    if wrong(log.seconds, 1e-3, 86_400):
+        raise ValueError(f"a log of {log.seconds!r} s, wanted more than 0, correct `seconds`")
+    for i, event in enumerate(log.events):
+        if wrong(event.time_s, 0, 86_400) or wrong(event.strength, 0, 1):
+            raise ValueError(
+                f"event {i} at {event.time_s!r} s with strength {event.strength!r}, wanted a time "
+                "from 0 on and a strength from 0 to 1, correct it"
+            )
+    for i, each in enumerate(log.continuous):
+        badly = wrong(each.start_s, 0, 86_400) or wrong(each.end_s, 0, 86_400)
+        if badly or each.end_s <= each.start_s or any(wrong(v, 0, 1e3) for v in each.speed):
+            raise ValueError(
+                f"interval {i} from {each.start_s!r} to {each.end_s!r} s, wanted a start from 0 "
+                "on, a later end and finite speeds, correct it"
+            )
 
 
 def _pick(kind: Any, raw: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Laws of the procedural world: what the log says is what the picture shows and the sound plays."""
 
+import json
 import re
 import string
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ import pytest
 
 from foley_lab.evaluation.sync import detect_onsets, event_scores
 from foley_lab.media import read_audio
-from foley_lab.signals import MATERIALS, EventLog
+from foley_lab.signals import MATERIALS, Event, EventLog, Interval
 from foley_lab.synthetic import words
 from foley_lab.synthetic.dataset import make_clip, make_clips, make_pairs, ugly_format
 from foley_lab.synthetic.pairs import FACTORS, can_change, counterfactual, pair
@@ -272,6 +273,30 @@ def test_another_material_keeps_the_times():
 def test_other_json_is_no_log(text):
     with pytest.raises(ValueError, match="not an event log"):
         EventLog.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [
+        (("events", 0, "time_s"), float("nan"), "event 0 at nan s"),
+        (("events", 0, "time_s"), -0.1, "a time from 0 on"),
+        (("events", 0, "time_s"), "soon", "event 0 at 'soon'"),
+        (("events", 0, "strength"), 9, "a strength from 0 to 1"),
+        (("continuous", 0, "end_s"), 0.1, "a later end"),
+        (("continuous", 0, "speed"), [float("inf")], "finite speeds"),
+        (("seconds",), 0, "wanted more than 0"),
+    ],
+)
+def test_numbers_that_no_clip_can_have_are_refused(where, value, says):
+    lasting = [Interval("roll", 0.1, 0.5)]
+    raw = json.loads(EventLog("x", 0, 1.0, events=[Event(0.2)], continuous=lasting).to_json())
+    *path, last = where
+    place = raw
+    for key in path:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(ValueError, match=says):
+        EventLog.from_json(json.dumps(raw))
 
 
 # ------------------------------------------------------------------------------------------- words

@@ -245,7 +245,7 @@ def read_clip(sound_path: Path, log_path: Path) -> tuple[Sound, EventLog]:
         MediaError: If the sound cannot be read, is empty or has NaN in it.
         FoleyError: If the log is none, or its length is not that of the sound.
     """
-    log = _read_log(log_path)
+    log = EventLog.read(log_path)
     sound = _read(sound_path)
     seconds = sound.size / 48_000
     if abs(seconds - log.seconds) > LENGTH_SLACK_S:
@@ -283,10 +283,3 @@ def _read(path: Path) -> Sound:
         what = "samples that are NaN or infinite" if sound.size else "no samples"
         raise MediaError(f"{path} has {what}, wanted a whole sound, make it again")
     return sound
-
-
-def _read_log(path: Path) -> EventLog:
-    try:
-        return EventLog.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise FoleyError(f"{path}: {error}") from error
