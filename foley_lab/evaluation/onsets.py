@@ -57,7 +57,8 @@ def onset_strength(samples: ArrayLike, sample_rate: int = 48_000) -> tuple[Times
     sound = _mono(samples, sample_rate)
     hop = max(1, round(sample_rate / 1000))
     novelty = _novelty(_band_levels(sound, sample_rate, hop), hop / sample_rate)
-    return np.arange(novelty.size) * (hop / sample_rate), novelty
+    times = np.arange(novelty.size, dtype=np.float64) * (hop / sample_rate)
+    return times, novelty
 
 
 def detect_onsets(

@@ -139,7 +139,7 @@ def _clip(scores: Mapping[str, Any], sound: NDArray[np.float32], log: EventLog) 
         f"f1 at 40 ms {_figure(scores['f1']['40'])}, bias {_figure(scores['bias_ms'])} ms, "
         f"materials {_figure(scores['material_accuracy'])}, {len(faults)} faults"
     )
-    strip = _strip(sound, log, found, worst)
+    strip = _strip(sound, log, found.tolist(), worst)
     return f"<h2>{name}</h2><small>{figures}</small>{strip}<ol>{listed}</ol>"
 
 

@@ -17,6 +17,7 @@ one, 0 none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,7 +65,8 @@ def strength_response(
     if len(times_s) < 4 or np.ptp(strengths) < 1e-6:
         return None
     energies = onset_energies(sound, times_s)
-    return float(spearmanr(strengths, energies)[0]) if np.ptp(energies) > 0 else 0.0
+    rank: Any = spearmanr(strengths, energies)  # SciPy leaves its result untyped
+    return float(rank.statistic) if np.ptp(energies) > 0 else 0.0
 
 
 def properties(sound: ArrayLike, log: EventLog) -> dict[str, float | None]:
@@ -87,7 +89,7 @@ def properties(sound: ArrayLike, log: EventLog) -> dict[str, float | None]:
     ends = [*starts[1:], samples.size]
     level = float(np.median(onset_energies(samples, [s / SAMPLE_RATE for s in starts])))
     short = _spectrum(samples, starts, ends, CENTROID_S)
-    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
+    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE).astype(np.float64)
     centroid = float(frequencies @ short / max(short.sum(), 1e-20))
     decays = [_decay(samples[a:b]) for a, b in zip(starts, ends, strict=True)]
     known = [d for d in decays if d is not None]

@@ -86,7 +86,7 @@ def mel_cepstral_distortion(sound: ArrayLike, reference: ArrayLike) -> float:
     for each in equal_lengths(sound, reference):
         energy = magnitudes(each, 2048, SAMPLE_RATE // 100) ** 2 @ filters.T
         logs = 0.5 * np.log(np.maximum(energy, FLOOR**2))
-        cepstra.append(dct(logs, axis=1, norm="ortho")[:, 1:14])
+        cepstra.append(np.asarray(dct(logs, axis=1, norm="ortho"))[:, 1:14])
     distance = np.sqrt(2 * ((cepstra[0] - cepstra[1]) ** 2).sum(1)).mean()
     # √(2 / M) turns the orthonormal transform into cepstra of log|H| = c_0 + Σ c_k cos kω.
     return float(10 / np.log(10) * distance * np.sqrt(2 / filters.shape[0]))
