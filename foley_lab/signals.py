@@ -244,8 +244,10 @@ class EventLog:
             ]
             log = _pick(cls, {"family": "", "seed": 0, **raw})
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            what = "a field is missing or none" if isinstance(error, TypeError) else str(error)
             raise ValueError(
-                f"not an event log ({error}), wanted the JSON of `foley-lab world make`"
+                f"not an event log ({what}), wanted `seconds`, `events` with a `time_s` each and "
+                "`continuous` with `kind`, `start_s` and `end_s`, see `world make`"
             ) from error
         log.events, log.continuous, log.size = events, continuous, tuple(log.size)
         _check_log(log)
@@ -260,7 +262,12 @@ class EventLog:
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise FoleyError(
+                f"{os.fsdecode(path)}: {why}, wanted an event log, check the path"
+            ) from error
+        except ValueError as error:
             raise FoleyError(f"{os.fsdecode(path)}: {error}") from error
 
     def write(self, path: str | os.PathLike[str]) -> None:

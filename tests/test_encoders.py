@@ -242,6 +242,13 @@ def test_the_track_follows_the_speed_of_a_scrape() -> None:
     assert float(motion.amax()) == 1.0 and float(motion.sum()) == pytest.approx(1.9, abs=0.02)
 
 
+def test_a_track_of_minutes_is_finite() -> None:
+    track = event_track([Event(0.5), Event(299.5)], [], 300.0)
+    assert torch.isfinite(track).all()
+    assert torch.equal(track[:100], event_track([Event(0.5)], [], 4.0))
+    assert torch.equal(event_track([Event(0.5), Event(99.0)], [], 4.0), track[:100])
+
+
 def test_what_an_event_is_not_known_to_be_is_left_out() -> None:
     known = event_track([Event(0.5, kind="impact", material="wood")], [], 1.0)
     unknown = event_track([Event(0.5, kind="?", material="?")], [], 1.0)

@@ -77,6 +77,16 @@ def test_what_is_seen_can_be_edited_and_played_again(lab, film):
     assert seen.log.events == seen.events and seen.log.seconds == seen.audio.duration_s
     again = lab(film, events=seen.log)
     assert torch.equal(seen.audio.samples, again.audio.samples)
+    told = lab(film, prompt="a crystal ball")
+    retold = lab(film, events=told.log)  # the log keeps the words and what they made of it
+    assert torch.equal(told.audio.samples, retold.audio.samples)
+    beyond = replace(seen.log, events=[*seen.log.events, Event(99.0)])
+    assert torch.equal(seen.audio.samples, lab(film, events=beyond).audio.samples)
+    for odd in (Event(0.1, kind="bang"), Event(0.1, material="unobtainium")):
+        with pytest.raises(ValueError, match="correct the log"):
+            lab(film, events=replace(seen.log, events=[odd]))
+    with pytest.raises(ValueError, match="wanted an EventLog"):
+        lab(film, events="seen.json")
     moved = replace(seen.log, events=[Event(0.61, material="glass"), Event(0.2)], continuous=[])
     played = lab(film, events=moved)
     assert [e.time_s for e in played.events] == [0.2, 0.61]

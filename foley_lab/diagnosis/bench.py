@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def bench_small(
             eyes += count_events(
                 [e.time_s for e in alone.events], true, log.seconds, lasting=lasting
             )
-            keep("true events", _mono(run("", log)))
+            keep("true events", _mono(run("", replace(log, prompt=""))))
             keep("picture alone", _mono(alone))
             families.setdefault(log.family, []).append(rows["picture alone"][-1])
             keep("with words", _mono(run(log.prompt)))

@@ -149,7 +149,8 @@ class SmallEncoder:
             prompts: One per wanted row; "" takes the `caption` of what is seen, and a material it
                 names is written into the track where the eyes saw none of it.
             negative_prompt: What the sound should not be; None or "" is nothing.
-            events: What shall sound instead of what is seen; None is what is seen.
+            events: What shall sound instead of what is seen, in the materials given there; None is
+                what is seen.
 
         Returns:
             Features with B = len(prompts) rows that share what was seen.
@@ -167,7 +168,11 @@ class SmallEncoder:
         if events is not None:
             seen, intervals = sort_events(events.events), list(events.continuous)
         tracks = [
-            event_track(*recast(prompt, seen, intervals), video.duration_s, self.rates)
+            event_track(
+                *(recast(prompt, seen, intervals) if events is None else (seen, intervals)),
+                video.duration_s,
+                self.rates,
+            )
             for prompt in prompts
         ]
         rows, own = len(prompts), caption(seen, intervals)

@@ -69,6 +69,7 @@ def event_track(
             track[:, at] = torch.maximum(track[:, at], near)
         age = start + spacing - event.time_s
         rings = (age > 0) & (age < HELD_S)
+        age = age.clamp(min=0)  # long before an event the exponentials below would overflow
         after = torch.exp(-age / TRACE_S) * rings
         track[:, _TRACE] = torch.where(rings, event.strength * after, track[:, _TRACE])
         held = torch.maximum(torch.exp(-age / HOLD_S) * rings, near)

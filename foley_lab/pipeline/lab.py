@@ -23,12 +23,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from foley_lab.encoders.named import recast
 from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.media import check_target, mux, probe, read_video, write_audio
 from foley_lab.media.writing import FILM_FILES
 from foley_lab.pipeline.pieces import PieceDecoder, decode_pieces
 from foley_lab.samplers import SAMPLERS
-from foley_lab.signals import Audio, Event, EventLog, Features, Rates, Video, View
+from foley_lab.signals import (
+    KINDS,
+    MATERIALS,
+    Audio,
+    Event,
+    EventLog,
+    Features,
+    Rates,
+    Video,
+    View,
+)
 from foley_lab.timing import Timings, collect, mark, span
 
 GENERATORS = ("flow",)
@@ -123,8 +134,12 @@ class Result:
 
     @property
     def log(self) -> EventLog:
-        """All that sounds, as a log to edit and hand back as `events`."""
+        """All that sounds, as a log to edit and hand back as `events`: prompt included, in the
+        material that the prompt named where it overruled the eyes."""
         seconds = self.features.duration_s
+        events, intervals = self.features.events, self.features.intervals
+        if self.options.events is None:
+            events, intervals = recast(self.options.prompt, events, intervals)
         return EventLog(
             family="",
             seed=self.options.seed,
@@ -132,8 +147,8 @@ class Result:
             prompt=self.options.prompt,
             fps=self.info.frame_rate,
             size=(self.info.width, self.info.height),
-            events=list(self.features.events),
-            continuous=list(self.features.intervals),
+            events=list(events),
+            continuous=list(intervals),
         )
 
     @property
@@ -243,8 +258,9 @@ class Lab:
             seed: Take k draws its noise from seed + k and from nothing else.
             takes: Versions, 1 to 16.
             callback: Told (stage, done, total) as the work goes on.
-            events: What shall sound instead of what is seen, e.g. an edited `Result.log`; times
-                beyond the picture's end are not heard.
+            events: What shall sound instead of what is seen, e.g. an edited `Result.log`; its
+                prompt speaks where none is given, its materials hold whatever the prompt names,
+                and what lies beyond the picture's end is not heard.
 
         Returns:
             Takes that last exactly as long as the picture, within ±0.99.
@@ -291,8 +307,13 @@ class Lab:
         Returns:
             Chunks of the first take as `Audio`; put together they are the sound of `__call__`.
         """
+        if events is not None and not isinstance(events, EventLog):
+            raise ValueError(
+                f"events {events!r:.80}, wanted an EventLog, change `Result.log` or read one with "
+                "EventLog.read"
+            )
         options = Options(
-            prompt=prompt,
+            prompt=events.prompt if events is not None and prompt == "" else prompt,
             negative_prompt=negative_prompt,
             num_steps=self.defaults.num_steps if num_steps is None else num_steps,
             guidance_scale=(
@@ -450,11 +471,13 @@ def check_options(options: Options) -> None:
         )
     if not _is_int(o.seed) or not 0 <= o.seed <= 2**63 - MAX_TAKES:
         raise ValueError(f"seed {o.seed!r}, wanted a whole number from 0 to 2**63 - 16, e.g. 0")
-    if o.events is not None and not isinstance(o.events, EventLog):
-        raise ValueError(
-            f"events {o.events!r:.80}, wanted an EventLog, change `Result.log` or read one with "
-            "EventLog.from_json"
-        )
+    sounding = [*o.events.events, *o.events.continuous] if o.events else []
+    for each in sounding:
+        if each.kind not in KINDS or each.material not in MATERIALS:
+            raise ValueError(
+                f"an event of kind {each.kind!r} and material {each.material!r}, wanted one of "
+                f"{', '.join(KINDS)} and one of {', '.join(MATERIALS)}, correct the log"
+            )
 
 
 def _is_int(value: object) -> bool:

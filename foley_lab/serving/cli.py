@@ -492,12 +492,12 @@ def _bench(args: argparse.Namespace) -> int:
     asked = {"count": args.count, "first_seed": args.first_seed}
     given = {key: value for key, value in asked.items() if value is not None}
     count, first_seed = given.get("count", 1), given.get("first_seed", 0)
-    unknown = sorted(set(args.names) - set(BENCHMARKS))
-    if unknown or not 1 <= count <= 10_000 or not 0 <= first_seed < 1 << 40:
+    if unknown := sorted(set(args.names) - set(BENCHMARKS)):
+        raise ValueError(f"benchmark {unknown[0]!r}, wanted one of {', '.join(BENCHMARKS)}")
+    if not 1 <= count <= 10_000 or not 0 <= first_seed < 1 << 40:
         raise ValueError(
-            f"bench {' '.join(args.names)} --count {count} --first-seed {first_seed}, "
-            f"wanted names of {', '.join(BENCHMARKS)}, 1 to 10000 clips and seeds below 2**40, "
-            "change them"
+            f"--count {count} --first-seed {first_seed}, wanted 1 to 10000 clips and seeds below "
+            "2**40, change them"
         )
     tables = {}
     for name in args.names or BENCHMARKS:
