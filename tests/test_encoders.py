@@ -207,6 +207,24 @@ def test_a_break_of_velocity_becomes_an_event(
     assert [(e.time_s, e.x, e.y) for e in events] == [(0.5, 0.4, 0.6)]
 
 
+def test_long_films_are_tracked_in_stretches(
+    encoder: SmallEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def breaks(images: torch.Tensor, times_s: torch.Tensor) -> list[Break]:
+        calls.append(len(images))
+        return [Break(float(t), 1.0, 0.5, 0.5, 0.99) for t in times_s[10::20]]
+
+    monkeypatch.setattr(small, "velocity_breaks", breaks)
+    monkeypatch.setattr(encoder, "threshold", 1.1)  # the eyes alone see nothing
+    monkeypatch.setattr(small, "TRACKED", 40)
+    monkeypatch.setattr(small, "TRACKED_OVERLAP", 20)
+    times = [e.time_s for e in encoder.look(film(100), clock(100), 4.0)[1]]
+    assert calls == [60, 80, 40]
+    assert times == pytest.approx([0.4, 1.2, 2.0, 2.8, 3.6])
+
+
 def test_the_turning_point_of_a_swing_is_no_repeat() -> None:
     t = torch.arange(75) / 25
     x = torch.arange(48, dtype=torch.float32)

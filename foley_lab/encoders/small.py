@@ -54,6 +54,9 @@ CHUNK, OVERLAP = 512, 32
 """Frames looked at together, and how many neighbours share; the eyes see 19 frames to either
 side."""
 
+TRACKED, TRACKED_OVERLAP = 1024, 128
+"""Frames tracked together, and how many neighbours share; tracks last a second or two."""
+
 MIN_GAP_S = 0.045
 EDGE_FRAMES, EDGE_FACTOR = 2.5, 2.0
 """So close to the start half of the evidence is missing, and the threshold rises by the factor."""
@@ -200,7 +203,7 @@ class SmallEncoder:
         if step > 1:
             fine = self.glimpse(images[keep], times_s[keep])
             events = self._refined(events, seen, fine)
-        breaks = velocity_breaks(images[keep].cpu(), times_s[keep].cpu())
+        breaks = _breaks(images, times_s, keep)
         events = self._voted(events, fine, breaks, duration_s, whole)
         return self._content(seen, duration_s), events, self._intervals(seen, duration_s, whole)
 
@@ -330,6 +333,20 @@ class SmallEncoder:
         content = _lerp(seen.outputs["content"], positions(clock, seen.times_s))
         group = Fraction(self.rates.latent_rate) / self.rates.visual_rate
         return pool(content, int(group))[None]
+
+
+def _breaks(images: Tensor, times_s: Tensor, keep: Tensor) -> list[Break]:
+    """Velocity breaks among the kept frames, tracked in overlapping stretches of long films."""
+    found: list[Break] = []
+    for start in range(0, len(keep), TRACKED):
+        rows = keep[max(0, start - TRACKED_OVERLAP) : start + TRACKED + TRACKED_OVERLAP]
+        clock = times_s[rows].cpu()
+        first = float(times_s[keep[start]]) if start else -math.inf
+        stop = start + TRACKED
+        last = float(times_s[keep[stop]]) if stop < len(keep) else math.inf
+        stretch = velocity_breaks(images[rows].cpu(), clock)
+        found += [each for each in stretch if first <= each.time_s < last]
+    return found
 
 
 def caption(events: Sequence[Event], intervals: Sequence[Interval]) -> str:
