@@ -324,6 +324,8 @@ class Features:
         negative_text: Tokens of the negative prompt [B, L, Dt].
         duration_s: Length of the clip.
         events, intervals: What the visual encoder believes it saw.
+        text_mask, negative_text_mask: Which of those tokens are words, bool [B, L]; None where the
+            model reads the padding too.
     """
 
     visual: Tensor
@@ -333,6 +335,8 @@ class Features:
     duration_s: float
     events: list[Event] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
+    text_mask: Tensor | None = None
+    negative_text_mask: Tensor | None = None
 
 
 @dataclass

@@ -154,8 +154,8 @@ def test_triple_block_is_the_published_one():
         16, audio.shape[1], visual.shape[1], text.shape[1], True, torch.device("cpu")
     )
     with torch.no_grad():
-        activated = F.silu(data["in.vec"])[:, None]
-        out = block(audio, visual, activated, block.prepare_text(text, rotary), rotary)
+        modulation = block.modulate_at(F.silu(data["in.vec"])[:, None])
+        out = block(audio, visual, modulation, block.prepare_text(text, rotary), rotary)
     for got, wanted in zip(out, (data["out.audio"], data["out.v_cond"]), strict=True):
         assert (got - wanted).abs().max() < case["tolerance"]["max_abs"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from foley_lab.generators.foley import Conditions, FoleyTransformer
-from foley_lab.samplers import Callback, Sampled, guided, sample
+from foley_lab.samplers import Callback, Sampled, guided, instants, sample
+from foley_lab.samplers.official import sample_officially
 from foley_lab.signals import Features, Rates
 
 WINDOWS_AT_ONCE = 4
 """Windows in one network call; bounds the memory of long clips."""
+MOST_TABULATED = 100
+"""Steps up to which the blocks' modulation is tabulated: XL keeps 0.6 MB a step."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class FlowGenerator:
         latents_length: int | None = None,
         schedule: str | float = "uniform",
         callback: Callback | None = None,
+        noise: Tensor | None = None,
+        official_solver: str | None = None,
     ) -> Sampled:
         """Latents of every clip and take, and what they cost.
 
@@ -103,6 +108,9 @@ class FlowGenerator:
                 it does not depend on what it is computed together with.
             takes: Versions per clip.
             latents_length: T; default the latents that cover `features.duration_s`.
+            noise: State at t = 1 [B · takes, C, T] instead of that of the seeds.
+            official_solver: Step as the official loop does with this solver of its own, mistakes
+                included (`samplers.official`), instead of `sampler`; to compare with its results.
 
         Returns:
             Latents [B · takes, C, T], the takes of a clip next to each other.
@@ -115,12 +123,27 @@ class FlowGenerator:
         self._check(features, seeds, takes, latents_length)
         length = latents_length or self.rates.num_latents(features.duration_s)
         channels = self.transformer.config.audio_vae_latent_dim
-        noise = make_noise(seeds, takes, (channels, length)).to(features.visual.device)
+        if noise is None:
+            noise = make_noise(seeds, takes, (channels, length))
+        elif noise.shape != (wanted := (clips * takes, channels, length)):
+            raise ValueError(
+                f"noise {list(noise.shape)}, wanted {list(wanted)}, draw it for every take"
+            )
+        noise = noise.to(features.visual.device)
 
         branches = 2 if guidance_scale > 1.0 else 1  # without and with conditions, or only with
         windows = split(length, self.window, self.overlap, self._grid())
+        table = {}
+        if official_solver is None and num_steps <= MOST_TABULATED:
+            table = self.transformer.tabulate(instants(sampler, num_steps, schedule))
         batches = [
-            (group, self._prepare(features, [w for w, _ in group], length, takes, branches))
+            (
+                group,
+                replace(
+                    self._prepare(features, [w for w, _ in group], length, takes, branches),
+                    modulation=table,
+                ),
+            )
             for group in _groups(windows, crossfade(windows, length).to(noise.device))
         ]
 
@@ -142,7 +165,11 @@ class FlowGenerator:
         velocity = (
             guided(pair, guidance_scale) if branches == 2 else lambda x, t: velocities(x, t)[0]
         )
-        result = sample(velocity, noise, sampler, num_steps, schedule, callback)
+        if official_solver is None:
+            result = sample(velocity, noise, sampler, num_steps, schedule, callback)
+        else:
+            shift = 1.0 if isinstance(schedule, str) else schedule
+            result = sample_officially(velocity, noise, official_solver, num_steps, shift, callback)
         return Sampled(result.latents, result.network_calls * len(batches))
 
     def _prepare(
@@ -151,13 +178,16 @@ class FlowGenerator:
         """Conditions of equally long windows, rows ordered [empty, seen] × window × clip × take."""
         cuts = [self._cut(features, window, length) for window in group]
         visual, sync = (torch.cat(tokens) for tokens in zip(*cuts, strict=True))
-        text = features.text.repeat(len(group), 1, 1)
+        text, mask = features.text.repeat(len(group), 1, 1), None
         if branches == 2:
             drop = torch.ones(len(visual), dtype=torch.bool, device=visual.device)
             empty = self.transformer.without_video(visual, sync, drop)
             visual, sync = torch.cat([empty[0], visual]), torch.cat([empty[1], sync])
             text = torch.cat([features.negative_text.repeat(len(group), 1, 1), text])
-        conditions = self.transformer.prepare(visual, sync, text, group[0].length)
+        if features.text_mask is not None and features.negative_text_mask is not None:
+            masks = [features.negative_text_mask, features.text_mask][-branches:]
+            mask = torch.cat([mask.repeat(len(group), 1) for mask in masks])
+        conditions = self.transformer.prepare(visual, sync, text, group[0].length, mask)
         rows = torch.arange(len(visual), device=visual.device).repeat_interleave(takes)
         return conditions if takes == 1 else conditions.select(rows)
 

@@ -17,8 +17,8 @@ step in `velocity`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -197,31 +197,36 @@ class Conditions:
 
     Attributes:
         visual: Visual tokens [B, V, D].
-        sync: Sync tokens [B, S, D], or [B, T, D] where S >= T.
-        sync_index: Which sync token each latent frame hears, int64 [T]; None when sync is [B, T,
-            D].
+        sync: What each latent frame hears, [B, T, D]; or only the R tokens that differ, [R, D].
+        sync_index: Row of `sync` that each latent frame hears, int64 [B, T]; None for [B, T, D].
         text: Keys and values of each two-stream block, [B, L, H, d] each.
+        text_mask: Which text tokens are read, bool [B, L]; None for all.
         steering: What the whole prompt adds to the time embedding [B, 1, D]; None without
             `pooled_text`.
         rotary: Positions.
         latents_length: T.
+        modulation: By time, what it makes of each two-stream block, see `tabulate`.
     """
 
     visual: Tensor
     sync: Tensor
     sync_index: Tensor | None
     text: tuple[tuple[Tensor, Tensor], ...]
+    text_mask: Tensor | None
     steering: Tensor | None
     rotary: Rotary
     latents_length: int
+    modulation: Mapping[float, tuple[tuple[Tensor, Tensor], ...]] = field(default_factory=dict)
 
     def select(self, rows: Tensor) -> Conditions:
         """The conditions of these batch rows, int64 [B'], repeats allowed."""
         return replace(
             self,
             visual=self.visual[rows],
-            sync=self.sync[rows],
+            sync=self.sync[rows] if self.sync_index is None else self.sync,
+            sync_index=None if self.sync_index is None else self.sync_index[rows],
             text=tuple((keys[rows], values[rows]) for keys, values in self.text),
+            text_mask=None if self.text_mask is None else self.text_mask[rows],
             steering=None if self.steering is None else self.steering[rows],
         )
 
@@ -280,31 +285,41 @@ class TripleBlock(nn.Module):
         keys, values = self.text_cross_kv(text).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         return _turn(keys, self.text_cross_k_norm, rotary.text), values
 
+    def modulate_at(self, activated: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifts, gains and gates of both streams, [.., 9·D] each.
+
+        Args:
+            activated: silu of the time embedding, [.., D].
+        """
+        return self.audio_mod(activated), self.v_cond_mod(activated)
+
     def forward(
         self,
         audio: Tensor,
         visual: Tensor,
-        activated: Tensor,
+        modulation: tuple[Tensor, Tensor],
         text: tuple[Tensor, Tensor],
         rotary: Rotary,
+        text_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One block.
 
         Args:
             audio: [B, T, D].
             visual: [B, V, D].
-            activated: silu of the time embedding, [1 or B, 1, D].
+            modulation: From `modulate_at`, [1 or B, 1, 9·D] each.
             text: From `prepare_text`.
             rotary: Positions.
+            text_mask: Which text tokens are read, bool [B, L]; None for all.
 
         Returns:
             audio [B, T, D] and visual [B, V, D], the latter unchanged unless `reads_visual_out`.
         """
         a_shift1, a_gain1, a_gate1, a_shift2, a_gain2, a_gate2, a_shift3, a_gain3, a_gate3 = (
-            self.audio_mod(activated).chunk(9, dim=-1)
+            modulation[0].chunk(9, dim=-1)
         )
         v_shift1, v_gain1, v_gate1, v_shift2, v_gain2, v_gate2, v_shift3, v_gain3, v_gate3 = (
-            self.v_cond_mod(activated).chunk(9, dim=-1)
+            modulation[1].chunk(9, dim=-1)
         )
         seen = visual.shape[1]
 
@@ -337,11 +352,11 @@ class TripleBlock(nn.Module):
             v_queries = self.v_cond_cross_q(modulate(visual, v_shift2, v_gain2, EPS))
             v_queries = v_queries.unflatten(-1, (self.num_heads, -1))
             v_queries = _turn(v_queries, self.v_cond_cross_q_norm, rotary.visual)
-            both = attend(torch.cat([v_queries, queries], dim=1), *text)
+            both = attend(torch.cat([v_queries, queries], dim=1), *text, text_mask)
             visual = torch.addcmul(visual, v_gate2, self.v_cond_cross_proj(both[:, :seen]))
             heard = both[:, seen:]
         else:
-            heard = attend(queries, *text)
+            heard = attend(queries, *text, text_mask)
         audio = torch.addcmul(audio, a_gate2, self.audio_cross_proj(heard))
 
         # 3. Each for itself.
@@ -378,14 +393,16 @@ class SingleBlock(nn.Module):
 
         Args:
             x: Audio tokens [B, T, D].
-            activated: silu(time + sync), [B, S, D]; [B, T, D] when there is no `sync_index`.
-            sync_index: Row of `activated` for each token, [T]. Neighbours share rows, so steering
-                the rows and spreading them after costs less than the other way round.
+            activated: silu(time + sync), [B, T, D]; only the rows that differ [R, D] when there is
+                a `sync_index`.
+            sync_index: Row of `activated` for each token, [B, T]. Neighbours share rows, takes do,
+                and all that see nothing do, so steering the rows and spreading them after costs
+                less than the other way round.
             table: Rotary positions [T, d / 2].
         """
-        steering = self.modulation(activated)  # [B, S, 6·D]
+        steering = self.modulation(activated)  # [B, T, 6·D], or [R, 6·D]
         if sync_index is not None:
-            steering = steering[:, sync_index]  # [B, T, 6·D]
+            steering = steering[sync_index]  # [B, T, 6·D]
         shift1, gain1, gate1, shift2, gain2, gate2 = steering.chunk(6, dim=-1)
 
         queries, keys, values = self._qkv(modulate(x, shift1, gain1, SINGLE_EPS))
@@ -481,7 +498,12 @@ class FoleyTransformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02, generator=generator)
 
     def prepare(
-        self, visual: Tensor, sync: Tensor, text: Tensor, latents_length: int
+        self,
+        visual: Tensor,
+        sync: Tensor,
+        text: Tensor,
+        latents_length: int,
+        text_mask: Tensor | None = None,
     ) -> Conditions:
         """Everything about a clip that no step changes.
 
@@ -490,6 +512,8 @@ class FoleyTransformer(nn.Module):
             sync: Sync tokens [B, S, sync_dim], evenly spaced over the latents.
             text: Prompt tokens [B, L, condition_dim].
             latents_length: T, the frames to be generated.
+            text_mask: Which text tokens are read, bool [B, L], at least one of each sample; None
+                for all, as the official model reads the padding of the shorter prompt too.
 
         Raises:
             ValueError: If widths or batches do not fit, the text is too long, or S is no whole
@@ -501,11 +525,7 @@ class FoleyTransformer(nn.Module):
         if config.sync_positions:
             groups = sync.unflatten(1, (-1, config.sync_positions))
             sync = (groups + self.sync_pos_emb).flatten(1, 2)
-        sync_index = None
-        if sync.shape[1] != latents_length:
-            sync_index = nearest_index(sync.shape[1], latents_length).to(sync.device)
-            if sync.shape[1] > latents_length and config.sync_kernel == 1:
-                sync, sync_index = sync[:, sync_index], None
+        heard, sync_index = self._hear(sync, latents_length)
         rotary = Rotary.build(
             config.head_dim,
             latents_length,
@@ -521,13 +541,46 @@ class FoleyTransformer(nn.Module):
         text = self.cond_in(text)
         return Conditions(
             visual=self.visual_proj(visual),
-            sync=self.sync_in(sync),
+            sync=heard,
             sync_index=sync_index,
             text=tuple(cast(TripleBlock, b).prepare_text(text, rotary) for b in self.triple_blocks),
+            text_mask=None if text_mask is None or bool(text_mask.all()) else text_mask,
             steering=steering,
             rotary=rotary,
             latents_length=latents_length,
         )
+
+    def _hear(self, sync: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+        """Sync tokens [B, S, sync_dim] as `length` latent frames hear them: `sync` and `sync_index`
+        of `Conditions`."""
+        if sync.shape[1] == length:
+            return self.sync_in(sync), None
+        index = nearest_index(sync.shape[1], length).to(sync.device)
+        if self.config.sync_kernel > 1 or torch.is_grad_enabled():
+            return self.sync_in(sync)[:, index], None
+        # 8 s hold 192 tokens for 400 frames, of the empty ones 8 differ, and takes share them all.
+        rows, which = torch.unique(sync.flatten(0, 1), dim=0, return_inverse=True)
+        return self.sync_in(rows), which.unflatten(0, sync.shape[:2])[:, index]
+
+    def tabulate(self, times: Sequence[float]) -> dict[float, tuple[tuple[Tensor, Tensor], ...]]:
+        """What these times make of the two-stream blocks, all in one product: `modulation` of
+        `Conditions`.
+
+        A step alone reads those matrices, a third of all two-stream weights, for one row each.
+        With `pooled_text` they are not the time's alone, and the table is empty.
+
+        Args:
+            times: t in [0, 1], as `velocity` will be asked for them; others are computed then.
+        """
+        if self.config.pooled_text or not times:
+            return {}
+        clock = torch.tensor(list(times), dtype=torch.float32, device=self.empty_clip_feat.device)
+        activated = F.silu(self.time_in(1000.0 * clock))  # [n, D]
+        blocks = [cast(TripleBlock, b).modulate_at(activated) for b in self.triple_blocks]
+        return {
+            t: tuple((a[None, i : i + 1], v[None, i : i + 1]) for a, v in blocks)
+            for i, t in enumerate(times)
+        }
 
     def velocity(self, x_t: Tensor, t: Tensor | float, conditions: Conditions) -> Tensor:
         """Direction from sound to noise, v(x_t, t) ≈ noise − latents (Liu et al. 2022,
@@ -546,9 +599,16 @@ class FoleyTransformer(nn.Module):
                 prepared for.
         """
         time = torch.as_tensor(t, dtype=torch.float32, device=x_t.device).reshape(-1)
-        return self._velocity(x_t, 1000.0 * time, conditions)
+        known = conditions.modulation.get(t) if isinstance(t, float) else None
+        return self._velocity(x_t, 1000.0 * time, conditions, known)
 
-    def _velocity(self, x_t: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def _velocity(
+        self,
+        x_t: Tensor,
+        time: Tensor,
+        conditions: Conditions,
+        modulation: tuple[tuple[Tensor, Tensor], ...] | None = None,
+    ) -> Tensor:
         """`velocity` on the network's own clock, 0 .. 1000."""
         wanted = (self.config.audio_vae_latent_dim, conditions.latents_length)
         if x_t.shape[1:] != wanted or x_t.shape[0] != conditions.visual.shape[0]:
@@ -561,15 +621,20 @@ class FoleyTransformer(nn.Module):
             embedding = embedding + conditions.steering
 
         sync, index, rotary = conditions.sync, conditions.sync_index, conditions.rotary
-        audio = self.audio_embedder(x_t.to(self.dtype)) + (
-            sync if index is None else sync[:, index]
-        )
+        heard = sync if index is None else sync[index]  # [B, T, D]
+        audio = self.audio_embedder(x_t.to(self.dtype)) + heard
         visual = conditions.visual
-        activated = F.silu(embedding)
-        for block, text in zip(self.triple_blocks, conditions.text, strict=True):
-            audio, visual = block(audio, visual, activated, text, rotary)
+        if modulation is None:
+            activated = F.silu(embedding)
+            blocks = (cast(TripleBlock, block) for block in self.triple_blocks)
+            modulation = tuple(block.modulate_at(activated) for block in blocks)
+        for block, text, each in zip(self.triple_blocks, conditions.text, modulation, strict=True):
+            audio, visual = block(audio, visual, each, text, rotary, conditions.text_mask)
 
-        activated = F.silu(sync + embedding)  # [B, S, D], or [B, T, D] without index
+        if index is not None and embedding.shape[0] == 1:
+            activated = F.silu(sync + embedding[0])  # [R, D]
+        else:
+            activated, index = F.silu(heard + embedding), None  # [B, T, D]
         for block in self.single_blocks:
             audio = block(audio, activated, index, rotary.audio)
         return self.final_layer(audio).transpose(1, 2)  # [B, C, T]

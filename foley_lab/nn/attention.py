@@ -99,12 +99,19 @@ def normalise_and_rotate(x: Tensor, weight: Tensor, table: Tensor, eps: float) -
     return torch.view_as_real(_pairs(normed) * table[:, None]).flatten(-2).to(x.dtype)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Full attention without a mask, scale d^−½: [B, N, H, d] × [B, M, H, d] → [B, N, H·d]."""
-    if _trains_on_cpu(queries):
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention, scale d^−½: [B, N, H, d] × [B, M, H, d] → [B, N, H·d].
+
+    Args:
+        mask: Which keys are read, bool [B, M]; None for all.
+    """
+    if mask is None and _trains_on_cpu(queries):
         return _Attention.apply(queries, keys, values).flatten(2)
     heads = F.scaled_dot_product_attention(
-        queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+        queries.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        None if mask is None else mask[:, None, None],
     )
     return heads.transpose(1, 2).flatten(2)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -486,15 +486,12 @@ def _is_int(value: object) -> bool:
 
 def _on(features: Features, device: torch.device) -> Features:
     """The features with their tokens on a device."""
-    return Features(
-        *(
-            tokens.to(device)
-            for tokens in (features.visual, features.sync, features.text, features.negative_text)
-        ),
-        duration_s=features.duration_s,
-        events=features.events,
-        intervals=features.intervals,
-    )
+    tensors = {
+        each.name: value.to(device)
+        for each in fields(features)
+        if isinstance(value := getattr(features, each.name), Tensor)
+    }
+    return replace(features, **tensors)
 
 
 def _ignore(stage: str, done: int, total: int) -> None:

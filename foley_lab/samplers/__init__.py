@@ -21,6 +21,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -109,6 +110,24 @@ def times(num_steps: int, schedule: str | float = "uniform") -> list[float]:
         raise ValueError(f"schedule {schedule!r}, wanted 'uniform' or a shift above 0, e.g. 3.0")
     even = [1.0 - i / num_steps for i in range(num_steps + 1)]
     return [shift * t / (1.0 + (shift - 1.0) * t) for t in even]
+
+
+def instants(
+    sampler: str = "euler", num_steps: int = 8, schedule: str | float = "uniform"
+) -> list[float]:
+    """The times at which `sample` asks for a velocity, falling, each once.
+
+    Raises:
+        ValueError: As `sample`.
+    """
+    asked: set[float] = set()
+
+    def note(x: Tensor, t: float) -> Tensor:
+        asked.add(t)
+        return x
+
+    sample(note, torch.zeros(1, 1, 1), sampler, num_steps, schedule)
+    return sorted(asked, reverse=True)
 
 
 def guided(
