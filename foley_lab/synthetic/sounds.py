@@ -385,7 +385,7 @@ def _lasting(interval: Interval, length: int, bodies: _Bodies, rng: Generator) -
         hits = np.flatnonzero(rng.random(length, np.float32) < chance)
         drive = np.zeros(length, np.float32)
         drive[hits] = rng.exponential(0.4, hits.size) * envelope[hits]
-        loudness, rumble = 0.14, 0.05
+        loudness, rumble = 0.05, 0.02
     sound = oaconvolve(drive, _kernel(body, interval.kind, rng)).astype(np.float32)
     middle = float(np.sqrt(np.mean(np.square(sound[:length])) / max(np.mean(envelope**2), 1e-6)))
     sound *= loudness / max(middle, 1e-6) * rng.uniform(0.7, 1.2)

@@ -34,25 +34,28 @@ _ASPECTS = (16 / 9, 4 / 3, 1.0, 9 / 16)
 _ASPECT_SHARES = (0.5, 0.2, 0.15, 0.15)
 
 
-def scene_of(seed: int) -> Scene:
-    """The scene of a training seed, its log with the clip's frame rate."""
+def scene_of(seed: int, ugly: float = UGLY_SHARE) -> Scene:
+    """The scene of a training seed, its log with the clip's frame rate.
+
+    A clip that is clean at some share of ugly ones is clean at every smaller share too.
+    """
     rng = np.random.default_rng([seed, 9])
     fps = float(rng.choice(_RATES, p=_RATE_SHARES))
     aspect = float(rng.choice(_ASPECTS, p=_ASPECT_SHARES))
-    split = "ugly" if rng.random() < UGLY_SHARE else "clean"
+    split = "ugly" if rng.random() < ugly else "clean"
     scene = make_scene(seed, FRAMES / fps, aspect=aspect, split=split, off_screen=False)
     scene.log.fps = fps
     return scene
 
 
-def training_clip(seed: int) -> tuple[np.ndarray, EventLog]:
+def training_clip(seed: int, ugly: float = UGLY_SHARE) -> tuple[np.ndarray, EventLog]:
     """One clip: frames uint8 [F, H, W, 3] and its log."""
-    scene = scene_of(seed)
+    scene = scene_of(seed, ugly)
     painter = Painter(scene, SIZE, SIZE)
     return np.stack(list(painter.frames(scene.log.fps, FRAMES))), scene.log
 
 
-def make_shard(folder: Path, first_seed: int, index: int) -> None:
+def make_shard(folder: Path, first_seed: int, ugly: float, index: int) -> None:
     """Render one shard unless it is already there."""
     target = folder / f"{index:04d}"
     if target.with_suffix(".json").exists():
@@ -60,7 +63,7 @@ def make_shard(folder: Path, first_seed: int, index: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    clips = [training_clip(first_seed + index * SHARD + k) for k in range(SHARD)]
+    clips = [training_clip(first_seed + index * SHARD + k, ugly) for k in range(SHARD)]
     np.save(target.with_suffix(".part.npy"), np.stack([c[0] for c in clips]))
     os.replace(target.with_suffix(".part.npy"), target.with_suffix(".npy"))
     text = json.dumps([asdict(c[1]) for c in clips])
@@ -96,9 +99,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--ugly", type=float, default=UGLY_SHARE, help="share of ugly clips")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    make_all(partial(make_shard, args.folder, args.first_seed), args.count, args.workers)
+    make = partial(make_shard, args.folder, args.first_seed, args.ugly)
+    make_all(make, args.count, args.workers)
 
 
 if __name__ == "__main__":

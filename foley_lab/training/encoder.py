@@ -89,7 +89,7 @@ class Places:
         for i, log in enumerate(logs):
             if log.split == "clean":
                 self.known[i] = True
-                self._place(i, scene_of(log.seed), size)
+                self._place(i, scene_of(log.seed, 0.0), size)
 
     def _place(self, i: int, scene: Scene, size: int) -> None:
         log = scene.log
@@ -241,7 +241,9 @@ def losses(out: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tenso
     )
     kind = _ce(out["kind"], target["kind"])
     material = _ce(out["material"], target["material"])
-    motion = F.mse_loss(out["motion"].sigmoid(), target["motion"])
+    # most frames are still: unweighted, the head learns to say so of every frame
+    moving = 1 + 9 * (target["motion"] > 0.02).float()
+    motion = (moving * (out["motion"].sigmoid() - target["motion"]) ** 2).mean()
     n = len(MATERIALS)
     frames = out["whole"].shape[1]
     whole = _ce(out["whole"][..., :n], target["whole"][:, None].expand(-1, frames))
@@ -260,7 +262,7 @@ def losses(out: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tenso
         + strength
         + 0.2 * kind
         + 1.0 * material
-        + 2 * motion
+        + 5 * motion
         + 0.6 * whole
         + 0.1 * family
     )
