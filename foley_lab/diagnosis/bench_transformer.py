@@ -24,39 +24,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from foley_lab.generators.foley import XL, Conditions, FoleyConfig, FoleyTransformer, Rotary
-from foley_lab.nn.attention import interleaved_positions, nearest_index, rotary_table
+from foley_lab.diagnosis.floor import Recomputing
+from foley_lab.generators.foley import XL, Conditions, FoleyConfig, FoleyTransformer
 
 SECONDS = 8
 AUDIO, VISUAL, TEXT, SYNC = 400, 64, 77, 192
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Recomputing(FoleyTransformer):
-    """The same network without the economies; its velocities are equal up to rounding."""
-
-    def __init__(self, config: FoleyConfig):
-        super().__init__(config)
-        for block in self.triple_blocks:
-            block.reads_visual_out = True
-
-    def _hear(self, sync: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
-        return self.sync_in(sync)[:, nearest_index(sync.shape[1], length).to(sync.device)], None
-
-    def _velocity(
-        self, x_t: Tensor, time: Tensor, conditions: Conditions, modulation: Any = None
-    ) -> Tensor:
-        velocity = super()._velocity(x_t, time, conditions)
-        per_token = conditions.sync + self.time_in(time)[:, None]
-        self.final_layer.adaLN_modulation(per_token)
-        return velocity
-
-    def call(self, x_t: Tensor, t: float, tokens: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """A velocity from nothing but the features."""
-        for cache in (Rotary.build, rotary_table, nearest_index, interleaved_positions):
-            cache.cache_clear()
-        time = torch.full((len(x_t),), 1000.0 * t)  # a time per sample, as the loop hands it
-        return self._velocity(x_t, time, self.prepare(*tokens, x_t.shape[-1]))
 
 
 def bench_transformer(

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,7 @@ from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.media import check_target, mux, probe, read_video, write_audio
 from foley_lab.media.writing import FILM_FILES
 from foley_lab.pipeline.pieces import PieceDecoder, decode_pieces
+from foley_lab.pipeline.residence import Residence
 from foley_lab.samplers import SAMPLERS
 from foley_lab.signals import (
     KINDS,
@@ -43,8 +45,7 @@ from foley_lab.signals import (
 from foley_lab.timing import Timings, collect, mark, span
 
 GENERATORS = ("flow",)
-DECODERS = ("vocoder",)
-"""What `generator=` and `decoder=` may be called."""
+"""What `generator=` may be called; `decoder=` is the model's own."""
 
 MAX_STEPS, MAX_GUIDANCE, MAX_TAKES = 1000, 50.0, 16
 KEEP_AUDIO_DB = 0.0
@@ -207,6 +208,8 @@ class Lab:
         name: Of the model.
         rates: Its clocks.
         defaults: What it does when told nothing else.
+        residences: Stages ("encode", "generate", "decode") whose weights are on the device only
+            while they run.
     """
 
     def __init__(
@@ -217,14 +220,22 @@ class Lab:
         name: str,
         rates: Rates,
         defaults: Defaults | None = None,
+        residences: Mapping[str, Residence] | None = None,
     ) -> None:
         self.encoder, self.generator, self.decoder = encoder, generator, decoder
         self.name, self.rates, self.defaults = name, rates, defaults or Defaults()
+        self.residences = dict(residences or {})
 
     @property
     def device(self) -> torch.device:
         """Where the generator runs."""
+        if "generate" in self.residences:
+            return self.residences["generate"].device
         return next(self.generator.transformer.parameters()).device
+
+    def at_work(self, stage: str) -> AbstractContextManager[None]:
+        """The weights of a stage on its device, for as long as they are needed."""
+        return self.residences[stage].here() if stage in self.residences else nullcontext()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -254,7 +265,7 @@ class Lab:
             num_steps: Steps of the sampler, 1 to 1000.
             guidance_scale: Weight of what was seen and read, 0 to 50; at 1 or below half the work.
             sampler: One of `samplers.SAMPLERS`.
-            decoder, generator: One of `DECODERS`, one of `GENERATORS`.
+            decoder, generator: The model's decoder by name, one of `GENERATORS`.
             seed: Take k draws its noise from seed + k and from nothing else.
             takes: Versions, 1 to 16.
             callback: Told (stage, done, total) as the work goes on.
@@ -326,7 +337,7 @@ class Lab:
             takes=takes,
             events=events,
         )
-        check_options(options)
+        check_options(options, (self.defaults.decoder,))
         if not _is_int(piece) or piece < 1:
             raise ValueError(f"piece {piece!r}, wanted latent frames, at least 1, e.g. 50")
         if not isinstance(video, (str, bytes, os.PathLike)):
@@ -343,7 +354,7 @@ class Lab:
 
     def encode(self, video: Video, options: Options) -> Features:
         """What is seen and read."""
-        with span("encode", self.device):
+        with span("encode", self.device), self.at_work("encode"):
             return self.encoder.encode(
                 video, [options.prompt], options.negative_prompt, options.events
             )
@@ -353,7 +364,7 @@ class Lab:
     ) -> tuple[Tensor, int]:
         """Latents [takes, C, T] and how often the network ran."""
         features = _on(features, self.device)
-        with span("generate", self.device):
+        with span("generate", self.device), self.at_work("generate"):
             sampled = self.generator.sample(
                 features,
                 num_steps=options.num_steps,
@@ -409,7 +420,7 @@ class Stream(Iterator[Audio]):
         done = 0
         for number in range(1, total + 1):
             # Opened anew for each piece: no time passes between a `yield` and the next request.
-            with collect(self.timings), span("decode", lab.device):
+            with collect(self.timings), span("decode", lab.device), lab.at_work("decode"):
                 sound = next(pieces)
             with collect(self.timings):
                 mark("time_to_first_audio")
@@ -431,8 +442,11 @@ class Stream(Iterator[Audio]):
             yield Audio(sound[0], rates.sample_rate)
 
 
-def check_options(options: Options) -> None:
+def check_options(options: Options, decoders: Sequence[str]) -> None:
     """Refuse what cannot be generated.
+
+    Args:
+        decoders: Names of the model's decoders.
 
     Raises:
         ValueError: One line: what came, what was wanted, what to do.
@@ -460,7 +474,7 @@ def check_options(options: Options) -> None:
         )
     for name, value, known in (
         ("sampler", o.sampler, tuple(SAMPLERS)),
-        ("decoder", o.decoder, DECODERS),
+        ("decoder", o.decoder, tuple(decoders)),
         ("generator", o.generator, GENERATORS),
     ):
         if value not in known:
