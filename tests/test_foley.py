@@ -30,8 +30,10 @@ from foley_lab.generators.foley import (
 from foley_lab.nn.attention import (
     attend,
     interleaved_positions,
+    nearest_index,
     normalise_and_rotate,
     rotary_table,
+    spaced_index,
 )
 from foley_lab.nn.layers import TimeConv
 from foley_lab.samplers import guided, sample
@@ -668,3 +670,25 @@ def test_weights_choose_what_is_learned_from():
     rows = [loss(torch.eye(3)[k][:, None].expand(3, 8)) for k in range(3)]
     assert sum(rows) / 3 == pytest.approx(loss(None), rel=1e-5)
     assert max(rows) > min(rows)
+
+
+def test_sync_tokens_lie_as_densely_as_in_training():
+    # 8 s are what the network learned from: 192 tokens to 400 latents, spread or not.
+    assert torch.equal(spaced_index(192, 400, 192 / 400), nearest_index(192, 400))
+    longer = spaced_index(200, 410, 192 / 400)
+    assert torch.equal(longer[:400], nearest_index(192, 400))
+    assert longer.max() < 200
+    assert spaced_index(96, 208, 0.48)[-1] == 95  # beyond the last token the last one
+
+
+def test_spread_of_sync_tokens_is_the_generators_choice():
+    config = replace(TINY, sync_positions=8)
+    network = tiny_transformer(config)
+    visual, sync, text = tokens(1, 41, config, visual=7, sync=24)
+    seen = Features(visual, sync, text, text.flip(1), duration_s=0.82)
+    rates = HUNYUAN_RATES
+    spread, dense = (
+        FlowGenerator(network, rates, sync_spread=choice).generate(seen, num_steps=1)
+        for choice in (True, False)
+    )
+    assert not torch.allclose(spread, dense)

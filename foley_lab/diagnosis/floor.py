@@ -42,7 +42,9 @@ class Recomputing(FoleyTransformer):
         for block in self.triple_blocks:
             cast(TripleBlock, block).reads_visual_out = True
 
-    def _hear(self, sync: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    def _hear(
+        self, sync: Tensor, length: int, per_latent: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         return self.sync_in(sync)[:, nearest_index(sync.shape[1], length).to(sync.device)], None
 
     def _velocity(
@@ -65,7 +67,9 @@ class _Counted(FoleyTransformer):
     """Ours on the meta device, where equal tokens cannot be found but are known: with guidance,
     the tokens of the empty branch repeat after one group."""
 
-    def _hear(self, sync: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    def _hear(
+        self, sync: Tensor, length: int, per_latent: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         count = (len(sync) // 2) * (sync.shape[1] + self.config.sync_positions)
         rows = self.sync_in(sync.new_empty(count, sync.shape[2]))
         return rows, torch.zeros(len(sync), length, dtype=torch.long, device=sync.device)

@@ -52,6 +52,9 @@ class FlowGenerator:
         sync_spacing_s: Seconds from one sync token to the next; default 1 / sync_rate. The official
             features stand 1/25 s apart although 8 s hold only 24 · 8 of them, as their last segment
             ends before the clip does.
+        sync_spread: Whether a clip's sync tokens are spread evenly over its latents, as in the
+            official code; otherwise they lie as densely as in the clips it learned from, 192 to
+            400 latents, and a clip of another length hears nothing earlier or later for it.
         window_s: Longest stretch the network sees at once; the length it was trained on.
         overlap_s: Common part of neighbouring windows, at most half a window.
 
@@ -64,6 +67,7 @@ class FlowGenerator:
         transformer: FoleyTransformer,
         rates: Rates,
         sync_spacing_s: Fraction | None = None,
+        sync_spread: bool = True,
         window_s: float = 8.0,
         overlap_s: float = 2.0,
     ):
@@ -75,6 +79,8 @@ class FlowGenerator:
         self.transformer = transformer
         self.rates = rates
         self.sync_spacing_s = sync_spacing_s or 1 / Fraction(rates.sync_rate)
+        per_latent = None if sync_spread else float(rates.sync_rate / rates.latent_rate)
+        self.sync_per_latent = per_latent
         self.window = round(window_s * rates.latent_rate)
         self.overlap = round(overlap_s * rates.latent_rate)
 
@@ -187,7 +193,9 @@ class FlowGenerator:
         if features.text_mask is not None and features.negative_text_mask is not None:
             masks = [features.negative_text_mask, features.text_mask][-branches:]
             mask = torch.cat([mask.repeat(len(group), 1) for mask in masks])
-        conditions = self.transformer.prepare(visual, sync, text, group[0].length, mask)
+        conditions = self.transformer.prepare(
+            visual, sync, text, group[0].length, mask, self.sync_per_latent
+        )
         rows = torch.arange(len(visual), device=visual.device).repeat_interleave(takes)
         return conditions if takes == 1 else conditions.select(rows)
 

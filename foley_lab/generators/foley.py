@@ -32,6 +32,7 @@ from foley_lab.nn.attention import (
     nearest_index,
     normalise_and_rotate,
     rotary_table,
+    spaced_index,
 )
 from foley_lab.nn.layers import (
     MLP,
@@ -504,6 +505,7 @@ class FoleyTransformer(nn.Module):
         text: Tensor,
         latents_length: int,
         text_mask: Tensor | None = None,
+        sync_per_latent: float | None = None,
     ) -> Conditions:
         """Everything about a clip that no step changes.
 
@@ -514,6 +516,8 @@ class FoleyTransformer(nn.Module):
             latents_length: T, the frames to be generated.
             text_mask: Which text tokens are read, bool [B, L], at least one of each sample; None
                 for all, as the official model reads the padding of the shorter prompt too.
+            sync_per_latent: Sync tokens to a latent frame where they shall lie as densely as in
+                training, whatever their number; None spreads them over the latents.
 
         Raises:
             ValueError: If widths or batches do not fit, the text is too long, or S is no whole
@@ -525,7 +529,7 @@ class FoleyTransformer(nn.Module):
         if config.sync_positions:
             groups = sync.unflatten(1, (-1, config.sync_positions))
             sync = (groups + self.sync_pos_emb).flatten(1, 2)
-        heard, sync_index = self._hear(sync, latents_length)
+        heard, sync_index = self._hear(sync, latents_length, sync_per_latent)
         rotary = Rotary.build(
             config.head_dim,
             latents_length,
@@ -550,12 +554,18 @@ class FoleyTransformer(nn.Module):
             latents_length=latents_length,
         )
 
-    def _hear(self, sync: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    def _hear(
+        self, sync: Tensor, length: int, per_latent: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Sync tokens [B, S, sync_dim] as `length` latent frames hear them: `sync` and `sync_index`
         of `Conditions`."""
-        if sync.shape[1] == length:
+        if sync.shape[1] == length and per_latent is None:
             return self.sync_in(sync), None
-        index = nearest_index(sync.shape[1], length).to(sync.device)
+        if per_latent is None:
+            index = nearest_index(sync.shape[1], length)
+        else:
+            index = spaced_index(sync.shape[1], length, per_latent)
+        index = index.to(sync.device)
         if self.config.sync_kernel > 1 or torch.is_grad_enabled():
             return self.sync_in(sync)[:, index], None
         # 8 s hold 192 tokens for 400 frames, of the empty ones 8 differ, and takes share them all.

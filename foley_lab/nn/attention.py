@@ -65,6 +65,13 @@ def nearest_index(source: int, target: int) -> Tensor:
         return F.interpolate(ramp, size=target, mode="nearest-exact")[0, 0].long()
 
 
+def spaced_index(source: int, target: int, ratio: float) -> Tensor:
+    """`nearest_index` for tokens that stand `ratio` of a place apart whatever their number: int64
+    [target], floor((i + ½) · ratio) in float32, the last token where they end too early."""
+    place = torch.arange(target, dtype=torch.float32, device="cpu") + 0.5
+    return (place * ratio).floor().long().clamp_(max=source - 1)
+
+
 @lru_cache(maxsize=128)
 def interleaved_positions(audio: int, visual: int) -> tuple[Tensor, Tensor | None]:
     """Where visual tokens stand on the common clock [a₀, v₀, a₁, v₁, …].
