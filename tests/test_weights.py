@@ -1,22 +1,37 @@
 """Checkpoints: saved = loaded, in shards and whole; what is absent, damaged or mixed is named."""
 
 import json
+import os
+import shutil
+from collections import OrderedDict, namedtuple
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
-from foley_lab import FoleyError, MissingWeights, weights
+from foley_lab import FoleyError, MissingWeights
+from foley_lab.generators.foley import XL, FoleyTransformer
 from foley_lab.weights import (
     MAX_BYTES,
     SHIPPED,
     catalogue,
+    convert,
+    describe_size,
+    load_official,
     load_shards,
     load_shipped,
+    load_strictly,
     official_files,
+    official_metadata,
     save_shards,
     verify,
     write_manifest,
 )
+
+GOLDEN = Path(os.environ.get("FOLEY_LAB_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 
 
 @pytest.fixture
@@ -111,12 +126,14 @@ def test_catalogue_tells_shipped_and_official(tmp_path, monkeypatch):
     assert text.present and text.bytes > 40_000_000 and text.licence == "Apache-2.0"
     assert {"xl", "xxl", "dac-vae", "synchformer", "siglip2", "clap"} <= entries.keys()
     assert not entries["xl"].present and "not for the EU" in entries["xl"].licence
+    assert entries["xl"].missing == ("hunyuanvideo_foley_xl.pth",)
+    assert entries["xl"].about_bytes == 5_825_925_376
     with pytest.raises(MissingWeights, match="foley-lab weights fetch xl"):
         official_files("xl")
     (tmp_path / "xl").mkdir()
     (tmp_path / "xl" / "hunyuanvideo_foley_xl.pth").write_bytes(b"12345")
     found = next(entry for entry in catalogue() if entry.name == "xl")
-    assert found.present and found.bytes == 5
+    assert found.present and found.bytes == 5 and found.missing == ()
     assert official_files("xl") == [tmp_path / "xl" / "hunyuanvideo_foley_xl.pth"]
     with pytest.raises(ValueError, match="'xs', wanted one of xl, xxl"):
         official_files("xs")
@@ -132,7 +149,7 @@ def test_shipped_files_are_those_of_the_manifest():
 
 
 def test_verify_finds_a_flipped_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    monkeypatch.setattr("foley_lab.weights.shipped.SHIPPED", tmp_path)
     (path,) = save_shards(tmp_path / "small" / "codec", {"w": torch.ones(9)}, {})
     write_manifest()
     assert verify("small") == verify("small/codec") == [path]
@@ -145,4 +162,301 @@ def test_verify_finds_a_flipped_byte(tmp_path, monkeypatch):
     with pytest.raises(MissingWeights):
         verify("small/codec")
     with pytest.raises(ValueError, match="wanted one of small"):
-        verify("xl")
+        verify("large")
+
+
+# Official weights
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("FOLEY_LAB_WEIGHTS", str(tmp_path))
+    for name in ("xl", "dac-vae", "synchformer", "siglip2"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+PICKLE = {"xl": "hunyuanvideo_foley_xl", "dac-vae": "vae_128d_48k"}
+PICKLE["synchformer"] = "synchformer_state_dict"
+
+
+def lay(folder: Path, name: str, content, **options) -> Path:
+    path = folder / name / f"{PICKLE[name]}.pth"
+    torch.save(content, path, **options)
+    return path
+
+
+ODD = {
+    "large": torch.randn(30, 20, generator=torch.Generator().manual_seed(2)),
+    "double": torch.tensor([1.0, 1e-3], dtype=torch.float64),
+    "turned": torch.arange(12.0).reshape(3, 4).T,
+    "scale": torch.tensor(0.5),
+    "count": torch.tensor([2**40, -3]),
+    "small": torch.tensor([1, 2, 3], dtype=torch.uint8),
+    "mask": torch.tensor([True, False, True]),
+    "empty": torch.zeros(0, 3),
+}
+ODD["tied"] = ODD["large"]
+ODD["conv"] = torch.arange(24.0).reshape(2, 4, 3)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["newer", "older"])
+@pytest.mark.parametrize(("name", "dtype"), [("xl", torch.bfloat16), ("synchformer", None)])
+def test_pickles_become_mapped_copies(folder, monkeypatch, name, dtype, zipped):
+    path = lay(folder, name, OrderedDict(ODD), _use_new_zipfile_serialization=zipped)
+    before = path.read_bytes()
+    wanted = {k: t.to(dtype) if dtype and t.is_floating_point() else t for k, t in ODD.items()}
+    for opened in (0, 1):
+        if opened:
+            monkeypatch.setattr(torch, "load", None)  # the pickle is not opened again
+        loaded = load_official(name)
+        assert loaded.keys() == wanted.keys()
+        for key, tensor in wanted.items():
+            assert loaded[key].dtype == tensor.dtype and torch.equal(loaded[key], tensor), key
+        token_major = loaded["conv"].transpose(1, 2).is_contiguous()
+        assert token_major == (name == "xl")  # as `TimeConv` multiplies it
+    copy = path.with_suffix(".safetensors")
+    assert path.read_bytes() == before and convert(name) == copy
+    assert sorted(os.listdir(path.parent)) == sorted([path.name, copy.name, "digests.json"])
+    assert load_file(copy).keys() == wanted.keys()  # readable for everyone else
+    path.unlink()
+    assert official_files(name) == [copy] and load_official(name).keys() == wanted.keys()
+    assert next(entry for entry in catalogue() if entry.name == name).present
+
+
+def test_copies_are_mapped_not_read(folder):
+    """Nothing is held in memory: the tensors lie in the pages of the file."""
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("told by Linux only")
+    lay(folder, "synchformer", {"w": torch.ones(4_000_000)})
+    tensor = load_official("synchformer")["w"]
+    address = tensor.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if start <= address < end:
+            assert line.endswith("synchformer_state_dict.safetensors")
+            return
+    raise AssertionError("not mapped")
+
+
+def test_the_container_of_the_codec(folder):
+    kwargs = {"encoder_rates": [2, 3, 4, 5, 8], "continuous": True, "latent_dim": None}
+    container = {"state_dict": {"w": torch.ones(3)}, "metadata": {"kwargs": kwargs}}
+    lay(folder, "dac-vae", container)
+    for _ in range(2):
+        assert official_metadata("dac-vae") == {"kwargs": kwargs}
+        assert torch.equal(load_official("dac-vae")["w"], torch.ones(3))
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="reference data absent")
+def test_the_reference_container_opens(folder):
+    shutil.copyfile(GOLDEN / "dac_tinyA_checkpoint.pth", folder / "dac-vae" / "vae_128d_48k.pth")
+    told = json.loads((GOLDEN / "dac_tinyA_checkpoint.json").read_text())
+    assert official_metadata("dac-vae")["kwargs"] == told["constructor"]
+    wanted, loaded = load_file(GOLDEN / "dac_tinyA_weights.safetensors"), load_official("dac-vae")
+    assert loaded.keys() == wanted.keys()
+    assert all(torch.equal(loaded[key], wanted[key].float()) for key in wanted)
+
+
+class Code:
+    """What a pickle can do to whoever opens it."""
+
+    def __init__(self, target: Path):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["newer", "older"])
+def test_code_is_refused_and_not_run(folder, zipped):
+    content = {"w": torch.ones(2), "x": Code(folder / "ran")}
+    path = lay(folder, "xl", content, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(FoleyError, match=r"carries code \(\w+\.mkdir\), which has not been run"):
+        load_official("xl")
+    assert not (folder / "ran").exists()
+    assert os.listdir(path.parent) == [path.name]
+    torch.load(path, weights_only=False)  # it would have
+    assert (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["newer", "older"])
+def test_cut_off_files_are_refused(folder, zipped):
+    path = lay(folder, "xl", ODD, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in (0, 1, 10, 100, 1000, len(whole) // 2, len(whole) - 200, len(whole) - 30):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FoleyError, match=r"cannot be read.*weights fetch xl") as caught:
+            load_official("xl")
+        assert "\n" not in str(caught.value)
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.ones(2)],
+        torch.ones(2),
+        {},
+        {"w": 1},
+        {1: torch.ones(2)},
+        {"state_dict": {}},
+        {"state_dict": {"w": "x"}, "metadata": {}},
+        {"w": torch.ones(2).to_sparse()},
+        {"w": torch.ones(2, dtype=torch.complex64)},
+    ],
+    ids=str,
+)
+def test_foreign_pickles_are_refused(folder, content):
+    lay(folder, "xl", content)
+    with pytest.raises(FoleyError, match="wanted tensors by name"):
+        load_official("xl")
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"PK\x03\x04" + bytes(99), bytes(99), b"\x80\x02."])
+def test_foreign_files_are_refused(folder, content):
+    (folder / "xl" / "hunyuanvideo_foley_xl.pth").write_bytes(content)
+    (folder / "siglip2" / "model.safetensors").write_bytes(content)
+    (folder / "siglip2" / "config.json").write_bytes(b"{}")
+    for name in ("xl", "siglip2"):
+        with pytest.raises(FoleyError, match=f"cannot be read.*weights fetch {name}"):
+            load_official(name)
+
+
+def test_no_room_for_a_copy(folder, monkeypatch):
+    path = lay(folder, "xl", ODD)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    with pytest.warns(UserWarning, match="is read itself") as caught:
+        loaded = load_official("xl")
+    assert len(caught) == 1 and loaded["large"].dtype == torch.bfloat16
+    assert torch.equal(loaded["large"], ODD["large"].bfloat16())
+    with pytest.raises(FoleyError, match=r"room for a copy.*FOLEY_LAB_WEIGHTS"):
+        convert("xl")
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_an_interrupted_copy_leaves_nothing(folder, monkeypatch):
+    path = lay(folder, "xl", ODD)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_official("xl")
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_copy_belongs_to_its_pickle(folder):
+    lay(folder, "synchformer", {"w": torch.zeros(5)})
+    assert load_official("synchformer")["w"].sum() == 0
+    path = lay(folder, "synchformer", {"w": torch.ones(5)})
+    os.utime(path, (1, 1))
+    assert load_official("synchformer")["w"].sum() == 5
+    path.with_suffix(".safetensors").write_bytes(b"damaged")
+    assert load_official("synchformer")["w"].sum() == 5
+    path.unlink()
+    path.with_suffix(".safetensors").write_bytes(b"damaged")
+    with pytest.raises(FoleyError, match=r"synchformer_state_dict\.safetensors cannot be read"):
+        load_official("synchformer")
+
+
+def test_what_need_not_be_converted(folder):
+    for file in ("config.json", "model.safetensors"):
+        (folder / "siglip2" / file).write_bytes(b"{}")
+    with pytest.raises(ValueError, match="'siglip2' comes as safetensors"):
+        convert("siglip2")
+    with pytest.raises(MissingWeights, match="weights fetch xxl"):
+        convert("xxl")
+
+
+def test_copies_are_verified(folder):
+    lay(folder, "synchformer", {"w": torch.zeros(5)})
+    copy = convert("synchformer")
+    copy.with_suffix(".pth").unlink()
+    assert verify("synchformer") == [copy]
+    data = bytearray(copy.read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(data)
+    with pytest.raises(FoleyError, match="SHA-256"):
+        verify("synchformer")
+
+
+# Strict loading
+
+
+def transformer_and_tensors(config):
+    with torch.device("meta"):
+        module = FoleyTransformer(config)
+    generator = torch.Generator().manual_seed(3)
+    return module, {
+        key: (0.1 * torch.randn(value.shape, generator=generator)).bfloat16()
+        for key, value in module.state_dict().items()
+    }
+
+
+SLIM = replace(XL, depth_triple_blocks=2, depth_single_blocks=1, hidden_size=32, num_heads=2)
+
+
+def test_tensors_are_taken_over_not_copied():
+    module, tensors = transformer_and_tensors(SLIM)
+    tensors["ssl_head.weight"] = torch.ones(2)
+    assert load_strictly(module, tensors, tolerate_unknown=True) == ["ssl_head.weight"]
+    assert not any(tensor.is_meta for tensor in module.state_dict().values())
+    parameters = dict(module.named_parameters())
+    assert parameters["cond_in.linear_1.weight"].data_ptr() == (
+        tensors["cond_in.linear_1.weight"].data_ptr()
+    )
+    for key, tensor in module.state_dict().items():
+        assert torch.equal(tensor, tensors[key]), key
+    plain = FoleyTransformer(SLIM).bfloat16()
+    plain.load_state_dict({key: tensors[key] for key in plain.state_dict()})
+    seeded = torch.Generator().manual_seed(4)
+    inputs = [torch.randn(1, n, 768, generator=seeded) for n in (4, 3, 8)]
+    arguments = (torch.randn(1, 128, 10, generator=seeded), torch.tensor([500.0]), *inputs)
+    with torch.inference_mode():
+        heard = module(*arguments)
+        assert heard.isfinite().all() and torch.equal(heard, plain(*arguments))
+
+
+def test_a_transformer_lies_in_its_file(folder):
+    """No tensor is copied on its way from the mapped file, convolutions included."""
+    module, tensors = transformer_and_tensors(SLIM)
+    lay(folder, "xl", tensors)
+    loaded = load_official("xl")
+    load_strictly(module, loaded, tolerate_unknown=True)
+    for key, parameter in module.named_parameters():
+        assert parameter.data_ptr() == loaded[key].data_ptr(), key
+        assert torch.equal(parameter, tensors[key]), key
+
+
+def test_what_does_not_fit_is_named():
+    module, tensors = transformer_and_tensors(SLIM)
+    lacking = {key: tensors[key] for key in tensors if "time_in" not in key}
+    with pytest.raises(
+        FoleyError, match=r"without time_in\.mlp\.0\.bias.* and 1 more.*2 \+ 1 blocks"
+    ):
+        load_strictly(module, lacking, tolerate_unknown=True)
+    with pytest.raises(FoleyError, match="weights with more, wanted none"):
+        load_strictly(module, tensors | {"more": torch.ones(1)})
+    tensors["empty_clip_feat"] = torch.ones(1, 5)
+    with pytest.raises(FoleyError, match=r"empty_clip_feat \[1, 5\].*wanted \[1, 768\]"):
+        load_strictly(module, tensors)
+    assert all(tensor.is_meta for tensor in module.state_dict().values())
+
+
+def test_a_file_under_the_wrong_name_says_so():
+    with torch.device("meta"):
+        tensors = FoleyTransformer(XL).state_dict()
+        module = FoleyTransformer(replace(XL, depth_triple_blocks=18, depth_single_blocks=36))
+    assert describe_size(tensors) == "xl (12 + 24 blocks of width 1408)"
+    with pytest.raises(FoleyError, match=r"the file looks like xl \(12 \+ 24 blocks"):
+        load_strictly(module, tensors, tolerate_unknown=True)
+    assert "no published size (2 + 1 blocks of width 32)" in describe_size(
+        transformer_and_tensors(SLIM)[1]
+    )
+    assert (
+        describe_size(nn.Linear(1, 1, bias=False).state_dict())
+        == "no transformer of HunyuanVideo-Foley (1 tensors)"
+    )
