@@ -95,6 +95,11 @@ class View:
             out.
         resample: "bilinear" or "bicubic", antialiased, on uint8.
         every: With frame_rate 0, keep every n-th frame.
+        pick: Which frame fills a slot. "first": see `frame_rate`; "shown": the one on screen at
+            k / frame_rate; "accumulated": as the published code counts, where slots after the last
+            frame's start do not exist.
+        until_s: With "accumulated", where frames end to be looked at.
+        pillow: Resize in the arithmetic of Pillow, to the last bit; slower.
     """
 
     name: str
@@ -104,6 +109,9 @@ class View:
     fit: Literal["squeeze", "crop"] = "squeeze"
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     every: int = 1
+    pick: Literal["first", "shown", "accumulated"] = "first"
+    until_s: float = math.inf
+    pillow: bool = False
 
 
 @dataclass

@@ -99,6 +99,8 @@ class SmallEncoder:
             clips.
         dtype: Precision of the eyes; bfloat16 pays on processors with matrix units (AMX) and on
             GPUs.
+        empty: What the transformer has learnt to read as "no picture" [1, Dv]; wanted only to play
+            a log without a film.
     """
 
     view_name = "eyes"
@@ -110,9 +112,10 @@ class SmallEncoder:
         rates: Rates = SMALL_RATES,
         threshold: float = 0.3,
         dtype: torch.dtype = torch.float32,
+        empty: Tensor | None = None,
     ) -> None:
         self.eyes, self.text, self.rates = eyes.eval(), text, rates
-        self.threshold, self.dtype = threshold, dtype
+        self.threshold, self.dtype, self.empty = threshold, dtype, empty
 
     @classmethod
     def from_shipped(cls, dtype: torch.dtype = torch.float32) -> SmallEncoder:
@@ -140,27 +143,31 @@ class SmallEncoder:
     @torch.inference_mode()
     def encode(
         self,
-        video: Video,
+        video: Video | None,
         prompts: Sequence[str],
         negative_prompt: str | None = None,
         events: EventLog | None = None,
+        duration_s: float = 8.0,
     ) -> Features:
         """Look and read.
 
         Args:
-            video: With the view of `views_for`.
+            video: With the view of `views_for`; None to play events without a film.
             prompts: One per wanted row; "" takes the `caption` of what is seen, and a material it
                 names is written into the track where the eyes saw none of it.
             negative_prompt: What the sound should not be; None or "" is nothing.
             events: What shall sound instead of what is seen, in the materials given there; None is
                 what is seen.
+            duration_s: Of the sound, where there is no film.
 
         Returns:
             Features with B = len(prompts) rows that share what was seen.
 
         Raises:
-            ValueError: If the video lacks the view.
+            ValueError: If the video lacks the view, or there is nothing to see and nothing to play.
         """
+        if video is None:
+            return self._blind(prompts, negative_prompt, events, duration_s)
         if self.view_name not in video.views:
             raise ValueError(
                 f"a video with views {sorted(video.views)}, wanted {self.view_name!r}, "
@@ -170,21 +177,53 @@ class SmallEncoder:
         visual, seen, intervals = self.look(frames.images, frames.times_s, video.duration_s)
         if events is not None:
             seen, intervals = sort_events(events.events), list(events.continuous)
-        tracks = [
-            event_track(
-                *(recast(prompt, seen, intervals) if events is None else (seen, intervals)),
-                video.duration_s,
-                self.rates,
-            )
+        scores = [
+            recast(prompt, seen, intervals) if events is None else (seen, intervals)
             for prompt in prompts
         ]
+        return self._features(
+            visual, scores, prompts, negative_prompt, seen, intervals, video.duration_s
+        )
+
+    def _blind(
+        self,
+        prompts: Sequence[str],
+        negative_prompt: str | None,
+        events: EventLog | None,
+        duration_s: float,
+    ) -> Features:
+        """Features of a log alone."""
+        if events is None or self.empty is None:
+            raise ValueError(
+                "neither a film nor a log of events, wanted one: the small model plays what it "
+                "sees or what a log says, give it a film, or events"
+            )
+        seen, intervals = sort_events(events.events), list(events.continuous)
+        group = Fraction(self.rates.latent_rate) / self.rates.visual_rate
+        count = -(-self.rates.num_latents(duration_s) // int(group))
+        visual = self.empty.detach().float().expand(1, count, -1)
+        scores = [(seen, intervals)] * len(prompts)
+        return self._features(visual, scores, prompts, negative_prompt, seen, intervals, duration_s)
+
+    def _features(
+        self,
+        visual: Tensor,
+        scores: Sequence[tuple[list[Event], list[Interval]]],
+        prompts: Sequence[str],
+        negative_prompt: str | None,
+        seen: list[Event],
+        intervals: list[Interval],
+        duration_s: float,
+    ) -> Features:
+        """Rows of one content [1, V, Dv], each with its score."""
+        tracks = [event_track(*score, duration_s, self.rates) for score in scores]
         rows, own = len(prompts), caption(seen, intervals)
         return Features(
             visual=visual.expand(rows, -1, -1),
             sync=torch.stack(tracks),
             text=self.text.encode([prompt or own for prompt in prompts]),
             negative_text=self.text.encode([negative_prompt or ""] * rows),
-            duration_s=video.duration_s,
+            duration_s=duration_s,
             events=seen,
             intervals=intervals,
         )

@@ -6,6 +6,13 @@ start of the first shown frame. A view of a clip that lasts d seconds has every 
 k / frame_rate < d, which is ceil(d * frame_rate), at least one (d rounded to a sample of 48 kHz, as
 all lengths are); slots after the last frame's start repeat the last frame.
 
+A view may ask for another rule with `pick`. "shown": slot k shows the frame on screen at
+k / frame_rate, the last one that has started by then, give or take a millisecond. "accumulated":
+the first frame as above, but the slots' times are added up in floating point, nothing later than
+the view's `until_s` is looked at, and nothing is repeated at the end; this is how the published
+code of HunyuanVideo-Foley reads. With a true attribute `pillow` the view is resized as Pillow does
+it.
+
 A full-size frame lives only until its views are cut from it, so memory grows with the small views
 alone.
 """
@@ -46,6 +53,9 @@ MAX_VIEW_BYTES = 4 << 30
 
 TRUNCATED_S = 0.5
 """Seconds that a file may end before its own declared end without being called truncated."""
+
+CLOCK_S = Fraction(1, 1000)
+"""By how much a frame may start late and still be on screen: Matroska rounds to milliseconds."""
 
 MAX_SAMPLE_ASPECT = 16
 """Pixels more oblong than this are a damaged header, not a picture format."""
@@ -115,9 +125,9 @@ def read_video(
             last = (frame, t - start)
             if t >= start:
                 _check_length(path, start, end, t, max_seconds)
-                pixels = _Pixels(frame)
-                for collector in collectors:
-                    collector.take(pixels, t - start)
+            pixels = _Pixels(frame)
+            for collector in collectors:
+                collector.take(pixels, t - start)
         if first is None:
             raise MediaError(
                 f"{shown(path)} has no frame that can be decoded, wanted at least one, "
@@ -355,36 +365,69 @@ class _Collector:
         self.times: list[float] = []
         self.grid, self.offered = -1, 0
         self.sizes, self._size = 0, (0, 0)
+        pick = view.pick if view.frame_rate else "every"
+        self._fill = {
+            "every": self._every,
+            "first": self._first,
+            "shown": self._shown,
+            "accumulated": self._accumulated,
+        }[pick]
+        self.repeats_last = pick in ("first", "shown")
+        self._on_screen: tuple[_Pixels, Fraction] | None = None
+        self._next_s, self._until_s = 0.0, view.until_s
 
     def take(self, pixels: _Pixels, t: Fraction) -> None:
-        """Offer a frame that starts at `t` seconds; it fills every slot that waited for it."""
+        """Offer a frame that starts at `t` seconds, below 0 when before the section."""
         size = (pixels.frame.width, pixels.frame.height)
-        if size != self._size:
+        if t >= 0 and size != self._size:
             self.sizes, self._size = self.sizes + 1, size
-        if self.view.frame_rate == 0:
-            # Nearest point of a 240 Hz grid: clocks in milliseconds keep every frame of 240 Hz.
-            grid = math.floor(t * MAX_FRAME_RATE + Fraction(1, 2))
-            fresh = int(grid > self.grid)
-            count = fresh if self.offered % self.view.every == 0 else 0
-            self.offered += fresh
-            self.grid = max(grid, self.grid)
-        else:
-            count = math.floor(t * Fraction(self.view.frame_rate)) + 1 - len(self.times)
-        if count > 0:
-            self._put(pixels, t, count)
+        self._fill(pixels, t)
+
+    def _every(self, pixels: _Pixels, t: Fraction) -> None:
+        """Keep the frame, unless it comes too soon or `every` passes over it."""
+        if t < 0:
+            return
+        # Nearest point of a 240 Hz grid: clocks in milliseconds keep every frame of 240 Hz.
+        grid = math.floor(t * MAX_FRAME_RATE + Fraction(1, 2))
+        if grid > self.grid:
+            if self.offered % self.view.every == 0:
+                self._put(pixels, t, 1)
+            self.offered, self.grid = self.offered + 1, grid
+
+    def _first(self, pixels: _Pixels, t: Fraction) -> None:
+        """The frame fills every slot that waited for it."""
+        count = math.floor(t * Fraction(self.view.frame_rate)) + 1
+        self._put(pixels, t, count - len(self.times))
+
+    def _shown(self, pixels: _Pixels, t: Fraction) -> None:
+        """The frame before fills every slot that this one comes too late for."""
+        if self._on_screen is not None:
+            count = math.ceil((t - CLOCK_S) * Fraction(self.view.frame_rate))
+            self._put(*self._on_screen, count - len(self.times))
+        self._on_screen = pixels, t
+
+    def _accumulated(self, pixels: _Pixels, t: Fraction) -> None:
+        """The frame fills every slot that waited for it, by the clock of the published code."""
+        count = 0
+        while float(t) <= self._until_s and float(t) >= self._next_s:
+            self._next_s += 1 / float(self.view.frame_rate)
+            count += 1
+        self._put(pixels, t, count)
 
     def finish(self, last: tuple[Any, Fraction], duration: Fraction) -> Frames:
         """Fill the slots after the last frame's start with the last frame."""
         count = len(self.times)
-        if self.view.frame_rate:
+        if self.repeats_last:
             count = num_slots(duration, self.view.frame_rate)
-        if count > len(self.times):
             self._put(_Pixels(last[0]), last[1], count - len(self.times))
         images = self.images[:count]
         times = torch.tensor(self.times[:count], dtype=torch.float64)
         return Frames(images, times, self.view)
 
     def _put(self, pixels: _Pixels, t: Fraction, count: int) -> None:
+        """Fill the next `count` slots, none if that is 0 or less."""
+        if count <= 0:
+            return
         start, stop = len(self.times), len(self.times) + count
         slot_bytes = self.view.height * self.view.width * 3
         if stop * slot_bytes > MAX_VIEW_BYTES:
@@ -428,7 +471,35 @@ def fit(rgb: Tensor, view: View, sample_aspect: Fraction = Fraction(1)) -> Tenso
             max(view.width, int(wide * sample_aspect * scale)),
         )
         top, left = round((size[0] - view.height) / 2), round((size[1] - view.width) / 2)
-    if size != tuple(rgb.shape[2:]):
+    if view.pillow:
+        rgb = _as_pillow(_as_pillow(rgb, size[1], -1), size[0], -2)
+    elif size != tuple(rgb.shape[2:]):
         rgb = interpolate(rgb, size, mode=view.resample, antialias=True)
     rgb = rgb[..., top : top + view.height, left : left + view.width]
     return rgb[0].permute(1, 2, 0)  # [H, W, 3]
+
+
+def _as_pillow(image: Tensor, size: int, axis: int) -> Tensor:
+    """Antialiased bilinear resize of a uint8 image along one axis, to the last bit as in Pillow.
+
+    Pillow weighs with 22 binary digits and rounds to uint8 after each axis. It resizes rows first,
+    then columns; from version 13 on it may turn that round where a picture is higher than wide,
+    which changes values by 1. The quicker kernel of torch weighs with 16 bits and differs by 1 in
+    one or two of a thousand values where it makes a picture smaller.
+    """
+    length = image.shape[axis]
+    if length == size:
+        return image
+    scale = length / size
+    reach = max(scale, 1.0)
+    middle = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    first = (middle - reach + 0.5).long().clamp(min=0)
+    stop = (middle + reach + 0.5).long().clamp(max=length)
+    place = first + torch.arange(int((stop - first).max()))[:, None]  # [taps, size]
+    weights = (1 - ((place - middle + 0.5) * (1 / reach)).abs()).clamp(min=0) * (place < stop)
+    weights = (weights / weights.cumsum(0)[-1] * (1 << 22) + 0.5).int()
+    lines = image.transpose(axis, -2).contiguous()  # whole lines are quick to pick
+    total = torch.full((), 1 << 21, dtype=torch.int32)
+    for at, weight in zip(place.clamp(max=length - 1), weights, strict=True):
+        total = total + lines.index_select(-2, at) * weight[:, None]
+    return (total >> 22).to(torch.uint8).transpose(axis, -2)
