@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from foley_lab.decoders.dac_vae import DacVae, load_dac
 from foley_lab.generators.diffusion import FlowGenerator, make_noise
 from foley_lab.generators.foley import (
     XL,
@@ -41,6 +42,11 @@ def transformer_of(name: str, config: dict, folder: Path) -> FoleyTransformer:
     transformer = FoleyTransformer(FoleyConfig.from_official(config))
     transformer.load_state_dict({key: w.float() for key, w in weights.items()})
     return transformer.eval()
+
+
+def codec_of(name: str, folder: Path) -> DacVae:
+    listed = json.loads((folder / f"{name}.json").read_text())
+    return load_dac(load_file(folder / f"{name}.safetensors"), listed["constructor"])
 
 
 def close(got: torch.Tensor, wanted: torch.Tensor, most: float) -> None:
@@ -169,8 +175,6 @@ def check_scheduler(case: dict, folder: Path) -> None:
 
 
 def check_loop(case: dict, folder: Path) -> None:
-    from golden_dac import decoder_of  # the sound at the end
-
     data = tensors(case, folder)
     transformer = transformer_of(case["weights"], case["config"], folder)
     half = case["model_dtype"] == "bfloat16"
@@ -201,7 +205,7 @@ def check_loop(case: dict, folder: Path) -> None:
             continue
         close(torch.stack(states), data["out.latents"], case["tolerance"]["latents_max_abs"])
         with torch.inference_mode():
-            sound = decoder_of(case["dac_weights"], folder).decode(latents)
+            sound = codec_of(case["dac_weights"], folder).decode(latents)
         close(sound, data["out.audio"], case["tolerance"]["audio_max_abs"])
 
 
@@ -214,13 +218,15 @@ def check_initial_latents(case: dict, folder: Path) -> None:
     assert torch.equal(noise.bfloat16(), data["bfloat16"][:1])
 
 
-def check_transformer_keys(path: Path) -> None:
-    listed = json.loads(path.read_text())
+def check_transformer_keys(listing: dict) -> None:
+    sizes = {config.hidden_size: config for config in (XL, XXL)}
+    width = listing["tensors"]["audio_embedder.proj.weight"][0]
     with torch.device("meta"):
-        transformer = FoleyTransformer(XXL if "xxl" in path.name else XL)
+        transformer = FoleyTransformer(sizes[width])
     got = {key: list(value.shape) for key, value in transformer.state_dict().items()}
-    assert got == listed["tensors"]
-    assert sum(p.numel() for p in transformer.parameters()) == listed["n_parameters"]
+    assert got == listing["tensors"]
+    assert len(got) == listing["n_tensors"]
+    assert sum(p.numel() for p in transformer.parameters()) == listing["n_parameters"]
 
 
 CHECKS = {
@@ -235,4 +241,3 @@ CHECKS = {
     "denoising loop": check_loop,
     "initial latents": check_initial_latents,
 }
-KEYS = {"foley_transformer": check_transformer_keys}
