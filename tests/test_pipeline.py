@@ -14,7 +14,7 @@ from foley_lab.media import read_audio
 from foley_lab.pipeline import presets
 from foley_lab.pipeline.lab import Lab
 from foley_lab.pipeline.pieces import CEILING, REACH, decode_pieces, limited
-from foley_lab.signals import Event, FoleyError, MediaError, MissingWeights
+from foley_lab.signals import Event, EventLog, FoleyError, MediaError, MissingWeights
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,7 @@ def test_official_models_name_the_command_that_brings_them(name, monkeypatch, tm
         ({"name": "large"}, "model 'large', wanted one of small, xl, xxl"),
         ({"device": "toaster"}, "device 'toaster'"),
         ({"device": "cuda:99"}, "device 'cuda:99'"),
-        ({"dtype": "int8"}, "dtype 'int8', wanted auto, float32 or bfloat16"),
+        ({"dtype": "int8"}, "dtype 'int8', wanted auto, float32, bfloat16"),
         ({"offload": True}, "offload True"),
         ({"cache_dir": "x"}, "cache_dir 'x'"),
     ],
@@ -388,3 +388,35 @@ def test_the_small_model_gives_a_film_its_sound(film):
 
 def test_errors_of_one_family():
     assert issubclass(MediaError, FoleyError) and issubclass(MissingWeights, FoleyError)
+
+
+# --- without a film ----------------------------------------------------------------------------
+
+
+def test_a_log_sounds_without_a_film(lab, tmp_path):
+    log = EventLog("", 0, 1.2, events=[Event(0.3, material="glass"), Event(0.8)])
+    result = lab(None, events=log, seed=4)
+    assert result.audio.samples.shape == (1, round(1.2 * 48_000))
+    assert result.events == log.events and result.info.path is None
+    assert result.log.seconds == 1.2
+    whole = torch.cat([c.samples for c in lab.stream(None, events=log, seed=4, piece=7)], -1)
+    assert torch.allclose(whole, result.audio.samples, atol=1e-6)
+    assert lab(None, events=log, seconds=0.5).audio.samples.shape == (1, 24_000)
+    result.save(tmp_path / "sound.wav")
+    assert read_audio(tmp_path / "sound.wav").samples.shape[-1] == 57_600
+    with pytest.raises(ValueError, match="for a sound without a film"):
+        result.save(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize(
+    ("video", "options", "message"),
+    [
+        (None, {"prompt": "rain"}, "neither a film nor a log of events"),
+        (None, {"prompt": "rain", "seconds": -1.0}, r"seconds -1.0, wanted above 0"),
+        (None, {"prompt": "rain", "seconds": 1e9}, r"wanted above 0 to 600"),
+        ("film.mp4", {"seconds": 2.0}, "seconds 2.0 for a film"),
+    ],
+)
+def test_bad_requests_without_a_film_are_named(lab, video, options, message):
+    with pytest.raises(ValueError, match=message):
+        lab(video, **options)

@@ -45,5 +45,5 @@ def tiny_lab(loud: float = 0.0) -> Lab:
                 if any(part in name for part in (".modulation.", "_mod.", "final_layer.")):
                     parameter.normal_(std=0.3)
     generator = FlowGenerator(transformer, SMALL_RATES)
-    encoder = SmallEncoder(eyes, MiniLMText.load())
+    encoder = SmallEncoder(eyes, MiniLMText.load(), empty=transformer.empty_clip_feat)
     return Lab(encoder, generator, codec, "tiny", SMALL_RATES, Defaults(num_steps=2))

@@ -48,6 +48,8 @@ GENERATORS = ("flow",)
 """What `generator=` may be called; `decoder=` is the model's own."""
 
 MAX_STEPS, MAX_GUIDANCE, MAX_TAKES = 1000, 50.0, 16
+LONGEST_BLIND_S = 600.0
+"""Longest sound without a film."""
 KEEP_AUDIO_DB = 0.0
 """Level at which a film's own sound is kept under the new one: as it was."""
 
@@ -66,10 +68,11 @@ class ClipEncoder(Protocol):
 
     def encode(
         self,
-        video: Video,
+        video: Video | None,
         prompts: Sequence[str],
         negative_prompt: str | None = None,
         events: EventLog | None = None,
+        duration_s: float = 8.0,
     ) -> Features: ...
 
 
@@ -147,7 +150,7 @@ class Result:
             seconds=seconds,
             prompt=self.options.prompt,
             fps=self.info.frame_rate,
-            size=(self.info.width, self.info.height),
+            size=(self.info.width, self.info.height) if self.info.path else (1280, 720),
             events=list(events),
             continuous=list(intervals),
         )
@@ -180,14 +183,18 @@ class Result:
                 f"take {take}, wanted 0 to {len(self.takes) - 1}, ask for more takes first"
             )
         source, target = self.info.path, Path(os.fsdecode(path))
-        assert source is not None  # a Lab reads from paths
         film = target.suffix.lower() in FILM_FILES
+        if source is None and (film or keep_audio):
+            raise ValueError(
+                f"{target} for a sound without a film, wanted .wav, .flac or .ogg, "
+                "save the sound alone"
+            )
         if keep_audio and not film:
             raise ValueError(
                 f"keep_audio with a sound alone, wanted one of {' '.join(FILM_FILES)}, save a film"
             )
         with collect(self.timings), span("write") as writing:
-            if film:
+            if film and source is not None:
                 under_db = KEEP_AUDIO_DB if keep_audio else None
                 lost = mux(source, target, self.takes[take], under_db, force=True)
             else:
@@ -244,7 +251,7 @@ class Lab:
 
     def __call__(
         self,
-        video: str | os.PathLike[str],
+        video: str | os.PathLike[str] | None,
         prompt: str = "",
         negative_prompt: str | None = None,
         num_steps: int | None = None,
@@ -256,11 +263,13 @@ class Lab:
         takes: int = 1,
         callback: Callback | None = None,
         events: EventLog | None = None,
+        seconds: float | None = None,
     ) -> Result:
         """A sound for a video; None is the model's default.
 
         Args:
-            video: Path of a film.
+            video: Path of a film; None for a sound from words (official sizes) or from a log of
+                events (small) alone.
             prompt, negative_prompt: What should sound, and what should not.
             num_steps: Steps of the sampler, 1 to 1000.
             guidance_scale: Weight of what was seen and read, 0 to 50; at 1 or below half the work.
@@ -272,6 +281,7 @@ class Lab:
             events: What shall sound instead of what is seen, e.g. an edited `Result.log`; its
                 prompt speaks where none is given, its materials hold whatever the prompt names,
                 and what lies beyond the picture's end is not heard.
+            seconds: Length of the sound where there is no film; default that of the events, or 8.
 
         Returns:
             Takes that last exactly as long as the picture, within ±0.99.
@@ -282,7 +292,7 @@ class Lab:
         """
         stream = self.stream(
             video, prompt, negative_prompt, num_steps, guidance_scale, sampler, decoder, generator,
-            seed, takes, callback, events, piece=PIECE,
+            seed, takes, callback, events, piece=PIECE, seconds=seconds,
         )  # fmt: skip
         for _ in stream:
             pass
@@ -290,7 +300,7 @@ class Lab:
 
     def stream(
         self,
-        video: str | os.PathLike[str],
+        video: str | os.PathLike[str] | None,
         prompt: str = "",
         negative_prompt: str | None = None,
         num_steps: int | None = None,
@@ -303,6 +313,7 @@ class Lab:
         callback: Callback | None = None,
         events: EventLog | None = None,
         piece: int = STREAM_PIECE,
+        seconds: float | None = None,
     ) -> Stream:
         """The sound of a video in chunks, each as soon as it is decoded.
 
@@ -340,9 +351,27 @@ class Lab:
         check_options(options, (self.defaults.decoder,))
         if not _is_int(piece) or piece < 1:
             raise ValueError(f"piece {piece!r}, wanted latent frames, at least 1, e.g. 50")
-        if not isinstance(video, (str, bytes, os.PathLike)):
+        if video is None and events is None and not prompt:
+            raise ValueError(
+                "video None, wanted the path of a film, or words or events to sound without one, "
+                "give one of them"
+            )
+        if video is None:
+            lasts_s = seconds or (events.seconds if events is not None else 8.0)
+            if isinstance(lasts_s, bool) or not 0 < lasts_s <= LONGEST_BLIND_S:
+                raise ValueError(
+                    f"seconds {seconds!r}, wanted above 0 to {LONGEST_BLIND_S:g}, e.g. 8"
+                )
+            source: Path | float = float(lasts_s)
+        elif seconds is not None:
+            raise ValueError(
+                f"seconds {seconds!r} for a film, which has its own length, leave them out"
+            )
+        elif isinstance(video, (str, bytes, os.PathLike)):
+            source = Path(os.fsdecode(video))
+        else:
             raise ValueError(f"video {video!r:.80}, wanted the path of a film, give its path")
-        return Stream(self, Path(os.fsdecode(video)), options, callback or _ignore, piece)
+        return Stream(self, source, options, callback or _ignore, piece)
 
     def read(self, path: Path) -> Video:
         """The clip as the encoder wants to see it."""
@@ -353,10 +382,14 @@ class Lab:
         return video
 
     def encode(self, video: Video, options: Options) -> Features:
-        """What is seen and read."""
+        """What is seen and read; of a `Video` without a path only what is read."""
         with span("encode", self.device), self.at_work("encode"):
             return self.encoder.encode(
-                video, [options.prompt], options.negative_prompt, options.events
+                video if video.path else None,
+                [options.prompt],
+                options.negative_prompt,
+                options.events,
+                video.duration_s,
             )
 
     def generate(
@@ -382,11 +415,11 @@ class Stream(Iterator[Audio]):
     """Chunks of a sound on its way; made by `Lab.stream`."""
 
     def __init__(
-        self, lab: Lab, path: Path, options: Options, callback: Callback, piece: int
+        self, lab: Lab, source: Path | float, options: Options, callback: Callback, piece: int
     ) -> None:
         self.timings = Timings()
         self._result: Result | None = None
-        self._chunks = self._run(lab, path, options, callback, piece)
+        self._chunks = self._run(lab, source, options, callback, piece)
 
     def __next__(self) -> Audio:
         return next(self._chunks)
@@ -403,17 +436,20 @@ class Stream(Iterator[Audio]):
         return self._result
 
     def _run(
-        self, lab: Lab, path: Path, options: Options, callback: Callback, piece: int
+        self, lab: Lab, source: Path | float, options: Options, callback: Callback, piece: int
     ) -> Iterator[Audio]:
         rates = lab.rates
         with collect(self.timings):
             callback("read", 0, 1)
-            video = lab.read(path)
+            if isinstance(source, Path):
+                video = lab.read(source)
+            else:
+                video = Video(None, source, 0, 0, float(rates.latent_rate), {})
             callback("encode", 0, 1)
             features = lab.encode(video, options)
             video.views.clear()  # nothing looks at the frames again
             latents, calls = lab.generate(features, options, callback)
-        count = rates.num_samples(video.duration_s)
+        count = rates.num_samples(min(video.duration_s, features.duration_s))
         total = math.ceil(latents.shape[-1] / piece)
         pieces = decode_pieces(lab.decoder, latents, rates.hop_length, count, piece)
         takes = torch.empty(options.takes, 1, count)

@@ -2,7 +2,7 @@
 
 small      eyes, transformer and codec that ship with the package; float32, but for the
            transformer in bfloat16 where the processor multiplies that in hardware
-xl, xxl    the official sizes of HunyuanVideo-Foley, whose weights are fetched apart
+xl, xxl    the official sizes of HunyuanVideo-Foley, whose weights are fetched apart (`official`)
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,10 +19,10 @@ from foley_lab.encoders.small import SmallEncoder
 from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.generators.foley import FoleyConfig, FoleyTransformer
 from foley_lab.pipeline.lab import Defaults, Lab
-from foley_lab.signals import SMALL_RATES, FoleyError
-from foley_lab.weights import load_shipped, official_files
+from foley_lab.signals import SMALL_RATES
+from foley_lab.weights import load_shipped
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
@@ -30,14 +31,19 @@ def load(
     dtype: str = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
     offload: bool = False,
+    compat: str | None = None,
 ) -> Lab:
     """A model, ready to be called.
 
     Args:
         name: One of `PRESETS`.
         device: "auto" is the accelerator if there is one, else the processor; or "cpu", "cuda", ...
-        dtype: Of the transformer: "auto", "float32" or "bfloat16".
-        cache_dir, offload: Not used by any of these models yet; only None and False are taken.
+        dtype: Of the transformer: "auto", "float32", "bfloat16" or "float16".
+        cache_dir: Not used by any of these models yet; only None is taken.
+        offload: Of the official sizes, keep the weights in host memory and on the device only those
+            of the stage that runs.
+        compat: "reference" lets the official sizes pick frames, count lengths and read padding as
+            the published code does, mistakes included; None is right.
 
     Raises:
         ValueError: If the name, device or dtype is unknown or not to be had.
@@ -45,13 +51,20 @@ def load(
     """
     if name not in PRESETS:
         raise ValueError(f"model {name!r}, wanted one of {', '.join(PRESETS)}, choose another")
-    if cache_dir is not None or offload:
+    if cache_dir is not None:
+        raise ValueError(f"cache_dir {cache_dir!r}, wanted None: there is no cache, leave it out")
+    official = name in ("xl", "xxl")
+    if not official and (offload or compat is not None):
         raise ValueError(
-            f"cache_dir {cache_dir!r} and offload {offload!r}, wanted None and False: "
-            f"{name!r} keeps no cache and fits into memory, leave them out"
+            f"offload {offload!r} and compat {compat!r} for {name!r}, wanted False and None, "
+            "leave them out or choose xl"
         )
+    if compat not in (None, "reference"):
+        raise ValueError(f"compat {compat!r}, wanted None or 'reference', leave it out")
     chosen = choose_device(device)
-    return PRESETS[name](chosen, choose_dtype(dtype, chosen))
+    precision = choose_dtype(dtype, chosen)
+    extras = {"offload": offload, "compat": compat} if official else {}
+    return PRESETS[name](chosen, precision, **extras)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -82,7 +95,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         quick = device.type == "cuda" or has_bfloat16_units()
         return torch.bfloat16 if quick else torch.float32
     if name not in DTYPES:
-        raise ValueError(f"dtype {name!r}, wanted auto, {' or '.join(DTYPES)}, choose another")
+        raise ValueError(f"dtype {name!r}, wanted auto, {', '.join(DTYPES)}, choose another")
     return DTYPES[name]
 
 
@@ -104,20 +117,22 @@ def _small(device: torch.device, dtype: torch.dtype) -> Lab:
     transformer.load_state_dict(tensors)
     encoder = SmallEncoder.from_shipped()
     encoder.eyes.to(device)
+    encoder.empty = tensors["empty_clip_feat"]
     codec = load_codec(*load_shipped("codec")).to(device)
     generator = FlowGenerator(transformer.to(device, dtype).eval(), SMALL_RATES)
     return Lab(encoder, generator, codec, "small", SMALL_RATES, Defaults())
 
 
-def _official(name: str) -> Callable[[torch.device, torch.dtype], Lab]:
-    def load_official(device: torch.device, dtype: torch.dtype) -> Lab:
-        official_files(name)  # names the command that fetches them
-        raise FoleyError(f"model {name!r} cannot be built yet, wanted small, choose that")
+def _official(name: str) -> Callable[..., Lab]:
+    def load_it(device: torch.device, dtype: torch.dtype, **options: Any) -> Lab:
+        from foley_lab.pipeline.official import load_official_lab  # only who asks for it pays
 
-    return load_official
+        return load_official_lab(name, device, dtype, **options)
+
+    return load_it
 
 
-PRESETS: dict[str, Callable[[torch.device, torch.dtype], Lab]] = {
+PRESETS: dict[str, Callable[..., Lab]] = {
     "small": _small,
     "xl": _official("xl"),
     "xxl": _official("xxl"),
