@@ -10,6 +10,7 @@ Synchformer the fields of `SynchformerConfig`.
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +21,7 @@ from foley_lab.decoders.dac_vae import load_dac
 from foley_lab.encoders.pretrained import PretrainedEncoder
 from foley_lab.encoders.sampling import SYNC_RATE, Compat
 from foley_lab.encoders.synchformer import PUBLISHED, SynchformerConfig, load_synchformer
+from foley_lab.generators.adapters import apply_adapter
 from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.generators.foley import XL, XXL, FoleyConfig, FoleyTransformer
 from foley_lab.pipeline.lab import Defaults, Lab
@@ -44,6 +46,8 @@ def load_official_lab(
     dtype: torch.dtype,
     offload: bool = False,
     compat: Compat = None,
+    adapter: str | os.PathLike[str] | None = None,
+    whole_codec: bool = False,
 ) -> Lab:
     """A model of the official architecture.
 
@@ -53,6 +57,8 @@ def load_official_lab(
             float32 as published.
         offload: Keep all weights in host memory; a stage's visit the device while it runs.
         compat: "reference" picks frames, counts lengths and reads padding as the published code.
+        adapter: Of a fine-tuning, merged into the transformer.
+        whole_codec: Whether the codec shall encode too.
 
     Raises:
         MissingWeights: If a part is absent.
@@ -67,6 +73,8 @@ def load_official_lab(
         transformer = FoleyTransformer(config)
     load_strictly(transformer, load_official(name), tolerate_unknown=True)
     transformer = transformer.to(dtype).requires_grad_(False).eval()
+    if adapter is not None:
+        apply_adapter(transformer, adapter)
     shape = SynchformerConfig(**chosen) if (chosen := _config("synchformer")) else PUBLISHED
     sync = load_synchformer(load_official("synchformer"), shape).to(dtype)
     kwargs = official_metadata("dac-vae").get("kwargs")
@@ -75,7 +83,7 @@ def load_official_lab(
             f"{official_files('dac-vae')[0]} does not say how its codec is built, wanted "
             "metadata with kwargs, fetch it again"
         )
-    codec = load_dac(load_official("dac-vae"), kwargs, with_encoder=False)
+    codec = load_dac(load_official("dac-vae"), kwargs, with_encoder=whole_codec)
     home = torch.device("cpu") if offload else device
     empty = (transformer.empty_clip_feat.clone(), transformer.empty_sync_feat.clone())
     encoder = PretrainedEncoder.from_folder(

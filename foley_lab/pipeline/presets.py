@@ -16,6 +16,7 @@ import torch
 
 from foley_lab.decoders.vocoder import load_codec
 from foley_lab.encoders.small import SmallEncoder
+from foley_lab.generators.adapters import apply_adapter
 from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.generators.foley import FoleyConfig, FoleyTransformer
 from foley_lab.pipeline.lab import Defaults, Lab
@@ -32,6 +33,8 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     offload: bool = False,
     compat: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    whole_codec: bool = False,
 ) -> Lab:
     """A model, ready to be called.
 
@@ -44,6 +47,8 @@ def load(
             of the stage that runs.
         compat: "reference" lets the official sizes pick frames, count lengths and read padding as
             the published code does, mistakes included; None is right.
+        adapter: File of a fine-tuning (`foley-lab train foley --base`), merged into the weights.
+        whole_codec: Of the official sizes, also load what encodes sound; training wants it.
 
     Raises:
         ValueError: If the name, device or dtype is unknown or not to be had.
@@ -63,7 +68,9 @@ def load(
         raise ValueError(f"compat {compat!r}, wanted None or 'reference', leave it out")
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
-    extras = {"offload": offload, "compat": compat} if official else {}
+    extras: dict[str, Any] = {} if adapter is None else {"adapter": adapter}
+    if official:
+        extras |= {"offload": offload, "compat": compat, "whole_codec": whole_codec}
     return PRESETS[name](chosen, precision, **extras)
 
 
@@ -111,10 +118,14 @@ def has_bfloat16_units() -> bool:
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
-def _small(device: torch.device, dtype: torch.dtype) -> Lab:
+def _small(
+    device: torch.device, dtype: torch.dtype, adapter: str | os.PathLike[str] | None = None
+) -> Lab:
     tensors, config = load_shipped("foley")
     transformer = FoleyTransformer(FoleyConfig(**config))
     transformer.load_state_dict(tensors)
+    if adapter is not None:
+        apply_adapter(transformer, adapter)
     encoder = SmallEncoder.from_shipped()
     encoder.eyes.to(device)
     encoder.empty = tensors["empty_clip_feat"]
