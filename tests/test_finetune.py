@@ -429,7 +429,7 @@ def test_the_command_finds_its_way(tmp_path, capsys):
 
 
 def test_films_to_adapter_by_the_command_line(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(finetune.presets, "load", lambda name, device, dtype: tiny_lab())
+    monkeypatch.setattr(finetune.presets, "load", lambda name, device, dtype, **_: tiny_lab())
     words = ["--data", folder, "--out", tmp_path / "run", "--steps", "2", "--batch", "2"]
     finetune.main([str(word) for word in [*words, "--rank", "2"]])
     out, err = capsys.readouterr()
