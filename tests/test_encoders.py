@@ -18,7 +18,7 @@ from foley_lab.encoders.clock import (
     time_step,
 )
 from foley_lab.encoders.named import WORDS, named_material, recast
-from foley_lab.encoders.small import SmallEncoder, caption, pool
+from foley_lab.encoders.small import SmallEncoder, caption, lit, pool
 from foley_lab.encoders.text import MiniLMText
 from foley_lab.encoders.tiny import BINS, TinyConfig, TinyEyes, find_peaks
 from foley_lab.encoders.track import MATERIAL_PART, ONSET_BINS, TRACK_DIM, event_track
@@ -272,3 +272,29 @@ def test_what_an_event_is_not_known_to_be_is_left_out() -> None:
     unknown = event_track([Event(0.5, kind="?", material="?")], [], 1.0)
     assert torch.equal(known[:, :ONSET_BINS], unknown[:, :ONSET_BINS])
     assert unknown[:, MATERIAL_PART].amax() == 0
+
+
+# --- dark pictures -----------------------------------------------------------------------------
+
+
+def test_dark_stretches_are_brightened_and_bright_ones_left() -> None:
+    times_s = torch.arange(500, dtype=torch.float64) / 25
+    images = torch.full((500, 8, 8, 3), 120, dtype=torch.uint8)
+    assert lit(images, times_s) is None
+    images[250:] = 20  # the second half is dark
+    bright = lit(images, times_s)
+    assert torch.equal(bright[:150], images[:150])
+    assert (bright[350:] == 60).all()  # threefold at most
+    level = bright[..., 1].float().mean((1, 2))[260:]
+    assert level.diff().abs().max() < 3  # the gain itself makes no flash
+    images[250:] = 55
+    assert (lit(images, times_s)[350:] == 110).all()
+
+
+def test_in_the_dark_the_brightened_frames_say_when_and_the_others_what(encoder) -> None:
+    images, times_s = film(40) // 4, clock(40)
+    both = encoder._glimpse_both(images, 3 * images, times_s, torch.arange(40))
+    dark, light = encoder.glimpse(images, times_s), encoder.glimpse(3 * images, times_s)
+    assert torch.equal(both.heat, light.heat) and not torch.equal(both.heat, dark.heat)
+    assert torch.equal(both.outputs["whole"], dark.outputs["whole"])
+    assert torch.equal(both.outputs["motion"], light.outputs["motion"])

@@ -57,6 +57,9 @@ side."""
 TRACKED, TRACKED_OVERLAP = 1024, 128
 """Frames tracked together, and how many neighbours share; tracks last a second or two."""
 
+LIT_S, BRIGHT, MOST_GAIN = 2.0, 110.0, 3.0
+"""Dark frames are brightened to this mean level of the seconds to both sides, at most threefold."""
+
 MIN_GAP_S = 0.045
 EDGE_FRAMES, EDGE_FACTOR = 2.5, 2.0
 """So close to the start half of the evidence is missing, and the threshold rises by the factor."""
@@ -65,9 +68,11 @@ REFINE_SHARE = 0.35
 """A fine peak must reach this share of the threshold to move a coarse event."""
 
 
-MOVING, SURELY, SHORTEST_S, BRIDGED_S = 0.08, 0.28, 0.12, 0.08
-"""Relative speed above which something scrapes or rolls if it is surely so somewhere on the way,
-for how long at least, and the pauses that do not end it."""
+MOVING, SURELY = (0.05, 0.15), (0.2, 0.3)
+"""Relative speed above which something scrapes, and rolls, if it surely does so on the way."""
+
+SHORTEST_S, BRIDGED_S = 0.12, 0.08
+"""For how long at least, and the pauses that do not end it."""
 
 CLIP_SHARE = 0.5
 """How much the material of the whole clip counts beside that of the single event, in logarithms."""
@@ -235,16 +240,32 @@ class SmallEncoder:
         """Frames uint8 [F, H, W, 3] and their times to content [1, V, Dv], events and intervals."""
         luma = grey(images)
         keep = moving_frames(luma, times_s)
+        bright = lit(images, times_s)
         step = time_step(luma[keep])
-        seen = self.glimpse(images[keep[::step]], times_s[keep[::step]])
+        seen = self._glimpse_both(images, bright, times_s, keep[::step])
         whole = seen.outputs["whole"][:, : len(MATERIALS)].log_softmax(-1).mean(0)
         events, fine = self._events(seen, duration_s, whole), seen
         if step > 1:
-            fine = self.glimpse(images[keep], times_s[keep])
+            fine = self._glimpse_both(images, bright, times_s, keep)
             events = self._refined(events, seen, fine)
         breaks = _breaks(images, times_s, keep)
         events = self._voted(events, fine, breaks, duration_s, whole)
         return self._content(seen, duration_s), events, self._intervals(seen, duration_s, whole)
+
+    def _glimpse_both(
+        self, images: Tensor, bright: Tensor | None, times_s: Tensor, keep: Tensor
+    ) -> Glimpse:
+        """What is there, from the frames as they are; when it happens, from the brightened ones.
+
+        A material is known by its colour, which light does not leave alone.
+        """
+        seen = self.glimpse(images[keep], times_s[keep])
+        if bright is None:
+            return seen
+        when = self.glimpse(bright[keep], times_s[keep])
+        what = ("material", "whole", "content")
+        outputs = when.outputs | {name: seen.outputs[name] for name in what}
+        return Glimpse(when.times_s, when.heat, outputs)
 
     def glimpse(self, images: Tensor, times_s: Tensor) -> Glimpse:
         """Run the eyes over frames, in overlapping chunks when there are many."""
@@ -348,9 +369,9 @@ class SmallEncoder:
         material = _lerp(seen.outputs["material"].log_softmax(-1), place)
         found = []
         for j, kind in enumerate(LASTING):
-            for first, last in _runs(motion[:, j] > MOVING, round(BRIDGED_S / _spacing(clock))):
+            for first, last in _runs(motion[:, j] > MOVING[j], round(BRIDGED_S / _spacing(clock))):
                 start, end = float(clock[first]), min(float(clock[last]), duration_s)
-                if end - start < SHORTEST_S or motion[first : last + 1, j].amax() < SURELY:
+                if end - start < SHORTEST_S or motion[first : last + 1, j].amax() < SURELY[j]:
                     continue
                 sounds = material[first : last + 1].mean(0) + CLIP_SHARE * whole
                 speed = motion[first : last + 1, j].tolist()
@@ -372,6 +393,23 @@ class SmallEncoder:
         content = _lerp(seen.outputs["content"], positions(clock, seen.times_s))
         group = Fraction(self.rates.latent_rate) / self.rates.visual_rate
         return pool(content, int(group))[None]
+
+
+def lit(images: Tensor, times_s: Tensor) -> Tensor | None:
+    """Pictures uint8 [F, H, W, 3], dark stretches brightened as a camera's exposure would.
+
+    The gain follows the mean of the 4 s around each frame, so it hardly changes from one to the
+    next; None where all is bright enough.
+    """
+    mean = grey(images).float().mean((1, 2))
+    sums = F.pad(mean.double().cumsum(0), (1, 0))
+    low = torch.searchsorted(times_s, times_s - LIT_S)
+    high = torch.searchsorted(times_s, times_s + LIT_S, right=True)
+    around = (sums[high] - sums[low]) / (high - low)
+    gain = (BRIGHT / around.clamp(min=1)).clamp(1, MOST_GAIN).float()
+    if gain.amax() == 1:
+        return None
+    return (images * gain[:, None, None, None].to(images.device)).clamp(max=255).to(torch.uint8)
 
 
 def _breaks(images: Tensor, times_s: Tensor, keep: Tensor) -> list[Break]:
