@@ -10,10 +10,19 @@ from numpy.typing import ArrayLike
 
 from foley_lab.evaluation.response import onset_energies
 from foley_lab.evaluation.sync import IGNORED_S, WIDE_TOLERANCE_S, match_events
-from foley_lab.signals import Event, EventLog, sort_events
+from foley_lab.signals import MATERIALS, Event, EventLog, sort_events
 
 LATE_S = 0.02
 SOFT_DB = 6.0
+LEVELS_DB = {
+    "impact": (-12.5, -12.0, -12.3, -9.6, -20.4, -16.7, -18.6, -17.5),
+    "step": (-12.5, -12.2, -12.5, -9.4, -15.8, -14.6, -15.3, -15.0),
+    "key": (-22.2, -25.3, -24.5, -19.6, -27.1, -24.9, -27.4, -25.6),
+    "drop": (-18.6, -20.8, -20.2, -16.1, -24.0, -21.4, -24.1, -22.5),
+}
+"""What a blow of full strength leaves in its first 40 ms, by kind and `MATERIALS`: a thud of rubber
+is 11 dB stronger than the tick of a stone. Means over 200 clips of the world with five single blows
+each, strength .15 to .95, size .04 to .5; a body differs from its mean by 1 to 2 dB."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,8 @@ class Fault:
         event: Number of the event in order of time, from 0, or None.
         what: "glass on wood", or None.
         late_s: Found − true, or None.
-        louder_db: Than its strength asks for beside the other blows of the clip, or None.
+        louder_db: Than its kind, material and strength ask for beside the other blows of the clip,
+            or None.
         heard_as: The material it was taken for where that is wrong, or None.
     """
 
@@ -108,10 +118,16 @@ def _what(event: Event) -> str:
 
 
 def _levels(sound: ArrayLike | None, times: list[float], events: list[Event]) -> list[float | None]:
-    """How much louder each blow is than its strength asks for beside the others, in dB."""
+    """How much louder each blow is than the log asks for beside the others, in dB."""
     if sound is None or len(times) < 4:
         return [None] * len(times)
     # The level of a blow as the world sets it; the median of what is left is the clip's own gain.
-    asked = np.array([20 * np.log10(0.07 + 0.93 * e.strength**1.4) for e in events])
+    asked = [20 * np.log10(0.07 + 0.93 * e.strength**1.4) + _own_level(e) for e in events]
     left = onset_energies(sound, times) - asked
     return (left - np.median(left)).tolist()
+
+
+def _own_level(event: Event) -> float:
+    """Of a blow of full strength, in dB; what the world does not know is taken for wood."""
+    levels = LEVELS_DB.get(event.kind, LEVELS_DB["impact"])
+    return levels[MATERIALS.index(event.material)] if event.material in MATERIALS else levels[0]

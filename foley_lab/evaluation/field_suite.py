@@ -9,8 +9,9 @@ and a list of captions), whose own programs do the rest:
     python evaluate.py --gt_audio DIR/gt --gt_cache DIR/gt-cache
         --pred_audio DIR/generated --pred_cache DIR/generated-cache --audio_length 8
 
-`field_scores` computes FD, KL and IS here, with networks that the user has put into the weights
-folder as exported programs (`torch.export.save`), which map ten seconds of sound [1, N] to an
+`score_field` computes them here (`foley-lab score --field`), with networks that the user has put
+into the weights folder: `clap` and `desync` as `field_clap` and `field_desync` tell, and for FD, KL
+and IS exported programs (`torch.export.save`), which map ten seconds of sound [1, N] to an
 embedding [1, D] and class logits [1, K]:
 
     $FOLEY_LAB_WEIGHTS/field/passt.pt2    32 kHz        $FOLEY_LAB_WEIGHTS/field/panns.pt2    16 kHz
@@ -31,9 +32,11 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from foley_lab.evaluation.distance import frechet_distance, inception_score, kl_divergence
-from foley_lab.evaluation.score import read_clip
+from foley_lab.evaluation.field_clap import clap_folder, clap_score
+from foley_lab.evaluation.field_desync import desync, desync_path, film_of, load_desync
+from foley_lab.evaluation.score import read_clip, read_sound
 from foley_lab.media import read_audio, write_audio
-from foley_lab.signals import SMALL_RATES, MissingWeights
+from foley_lab.signals import SMALL_RATES, MediaError, MissingWeights
 from foley_lab.weights import weights_dir
 
 SECONDS = 10
@@ -88,6 +91,67 @@ def export(folder: str | os.PathLike[str], partners: Iterable[tuple[Path, Path]]
     return Exported(done.generated, done.truth, done.captions, len(rows))
 
 
+def check_field(names: Iterable[str]) -> None:
+    """Look for networks before anything is computed.
+
+    Args:
+        names: Of `keys.FIELD`.
+
+    Raises:
+        ValueError: If a name is unknown.
+        MissingWeights: If a network is absent; the message names the file.
+    """
+    for name in names:
+        if name == "clap":
+            clap_folder()
+        elif name == "desync":
+            desync_path()
+        else:
+            _network_path(name)
+
+
+def score_field(
+    names: Sequence[str], partners: Sequence[tuple[Path, Path]]
+) -> dict[str, float | None]:
+    """Scores of the field for files.
+
+    Args:
+        names: Networks to ask, of `keys.FIELD`.
+        partners: Sounds and their logs, as of `score.find_partners`. passt and panns compare with
+            the .wav beside the log, clap with its prompt; desync sees the film (`film_of`).
+
+    Returns:
+        fd_<name>, kl_<name> and is_<name> of passt and panns (see `field_scores`), clap (mean
+        cosine), desync_s (mean absolute offset over the clips, in seconds).
+
+    Raises:
+        MissingWeights, ValueError: As `check_field`, `field_scores` and `clap_score`.
+        MediaError, FoleyError: If a reference, a film or a clip will not do.
+    """
+    check_field(names)
+    clips = [read_clip(*paths) for paths in partners]
+    sounds = [sound for sound, _ in clips]
+    scores: dict[str, float | None] = {}
+    if set(names) & set(NETWORKS):
+        truth = [_reference(log) for _, log in partners]
+        for name in NETWORKS:
+            if name in names:
+                scores |= field_scores(sounds, truth, name)
+    if "clap" in names:
+        scores["clap"] = clap_score(sounds, [log.prompt for _, log in clips])
+    if "desync" in names:
+        network, films = load_desync(), [film_of(*paths) for paths in partners]
+        offsets = [desync(network, f, s) for f, s in zip(films, sounds, strict=True)]
+        scores["desync_s"] = float(np.mean(offsets))
+    return scores
+
+
+def _reference(log: Path) -> Sound:
+    if not (path := log.with_suffix(".wav")).is_file():
+        raise MediaError(f"{log} has no reference, wanted {path} for passt and panns, put it there")
+    return read_sound(path)
+
+
 def load_network(name: str) -> Network:
     """A network of the field from the weights folder.
 
@@ -95,6 +159,10 @@ def load_network(name: str) -> Network:
         ValueError: If the name is none of `NETWORKS`.
         MissingWeights: If its file is absent.
     """
+    return torch.export.load(_network_path(name)).module()
+
+
+def _network_path(name: str) -> Path:
     if name not in NETWORKS:
         raise ValueError(f"network {name!r}, wanted one of {', '.join(NETWORKS)}")
     path = weights_dir() / "field" / f"{name}.pt2"
@@ -103,7 +171,7 @@ def load_network(name: str) -> Network:
             f"the network {name} is absent, wanted {path} (torch.export, {NETWORKS[name]} Hz), "
             "export it there or leave its scores out"
         )
-    return torch.export.load(path).module()
+    return path
 
 
 def field_scores(

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from foley_lab.evaluation.descriptor import describe
 from foley_lab.evaluation.distance import kernel_distance
 from foley_lab.evaluation.envelope import envelope_agreement
+from foley_lab.evaluation.gate import count_log
 from foley_lab.evaluation.material import load_judge
 from foley_lab.evaluation.onsets import detect_onsets
 from foley_lab.evaluation.response import strength_response
@@ -37,7 +38,6 @@ from foley_lab.evaluation.spectral import (
     log_spectral_distance,
     mel_cepstral_distortion,
     mr_stft,
-    mr_stft_high,
 )
 from foley_lab.evaluation.sync import (
     ERROR_TOLERANCE_S,
@@ -54,20 +54,23 @@ LISTEN_EVERY_S = 0.25
 LENGTH_SLACK_S = 0.15
 """A sound that differs more from the length of its log belongs to another clip."""
 FEWEST_FOR_DISTANCE = 8
+FEWEST_TO_FIT, LEAST_FIT = 4, 0.3
+"""Of so many events, the log's own sound reaches .9 over chance, another clip's hardly ever .3."""
 FEWEST_FOR_POOL = 24
 """With fewer clips it takes longer to start other processes than they save."""
 
 Sound = NDArray[np.float32]
 
-_LIKENESS = {
-    "envelope_correlation": envelope_correlation,
-    "mr_stft": mr_stft,
-    "mr_stft_high": mr_stft_high,
-    "log_mel_l1": log_mel_l1,
-    "lsd_db": log_spectral_distance,
-    "mcd_db": mel_cepstral_distortion,
-}
-_AGREEMENT = ("envelope_db_correlation", "envelope_lag_ms")
+_LIKENESS = (
+    "envelope_correlation",
+    "mr_stft",
+    "mr_stft_high",
+    "log_mel_l1",
+    "lsd_db",
+    "mcd_db",
+    "envelope_db_correlation",
+    "envelope_lag_ms",
+)
 
 
 @dataclass
@@ -81,6 +84,8 @@ class ClipScore:
         strength: Rank correlation of strength and energy, None with fewer than four blows.
         silence_db: Level where nothing should sound, dBFS, None where something always does.
         descriptors: Of the sound and the reference [2, 400], None without a reference.
+        reference_fits: Whether the reference sounds when the log says; None when that cannot be
+            told.
     """
 
     counts: EventCounts
@@ -90,6 +95,7 @@ class ClipScore:
     strength: float | None = None
     silence_db: float | None = None
     descriptors: NDArray[np.float64] | None = field(default=None, repr=False)
+    reference_fits: bool | None = None
 
 
 def score_files(generated: Path, events: Path, workers: int | None = None) -> dict[str, Any]:
@@ -117,7 +123,8 @@ def score_files(generated: Path, events: Path, workers: int | None = None) -> di
         level where nothing should sound; against the references envelope_correlation (linear,
         10 ms), envelope_db_correlation and envelope_lag_ms (in dB, 5 ms), mr_stft, mr_stft_high,
         log_mel_l1, lsd_db, mcd_db and, of eight or more clips, kernel_distance; None where there
-        is nothing to measure; per_clip, the same for each clip with its name as `clip`.
+        is nothing to measure; per_clip, the same for each clip with its name as `clip`, and
+        `reference_fits`, which is False where the reference does not sound when the log says.
 
     Raises:
         MediaError: If a file or a partner is missing or cannot be read, or a sound has NaN in it.
@@ -127,7 +134,10 @@ def score_files(generated: Path, events: Path, workers: int | None = None) -> di
     partners = find_partners(Path(generated), Path(events))
     scores = list(_score_all(partners, workers))
     names = [log.stem for _, log in partners]
-    per_clip = [{"clip": n} | summary([s]) for n, s in zip(names, scores, strict=True)]
+    per_clip = [
+        {"clip": n} | summary([s]) | {"reference_fits": s.reference_fits}
+        for n, s in zip(names, scores, strict=True)
+    ]
     return {"clips": len(scores)} | summary(scores) | {"per_clip": per_clip}
 
 
@@ -161,15 +171,41 @@ def score_clip(sound: Sound, log: EventLog, reference: Sound | None = None) -> C
         for name, (time, material) in zip(named, pairs, strict=True)
     )
     silence = silence_level(sound, log)
-    likeness: dict[str, float | None] = dict.fromkeys([*_LIKENESS, *_AGREEMENT])
+    likeness: dict[str, float | None] = dict.fromkeys(_LIKENESS)
     if reference is None:
         return ClipScore(counts, len(pairs), right, likeness, strength, silence)
-    likeness |= {name: measure(sound, reference) for name, measure in _LIKENESS.items()}
-    agreement, lag_s = envelope_agreement(sound, reference)
-    lag_ms = None if lag_s is None else 1000 * lag_s
-    likeness |= dict(zip(_AGREEMENT, (agreement, lag_ms), strict=True))
+    likeness = _likeness(sound, reference)
     descriptors = np.stack([describe(sound), describe(reference)])
-    return ClipScore(counts, len(pairs), right, likeness, strength, silence, descriptors)
+    fits = reference_fits(reference, log)
+    return ClipScore(counts, len(pairs), right, likeness, strength, silence, descriptors, fits)
+
+
+def _likeness(sound: Sound, reference: Sound) -> dict[str, float | None]:
+    """The measures of `_LIKENESS`."""
+    whole, high = mr_stft(sound, reference)
+    agreement, lag_s = envelope_agreement(sound, reference)
+    values = (
+        envelope_correlation(sound, reference),
+        whole,
+        high,
+        log_mel_l1(sound, reference),
+        log_spectral_distance(sound, reference),
+        mel_cepstral_distortion(sound, reference),
+        agreement,
+        None if lag_s is None else 1000 * lag_s,
+    )
+    return dict(zip(_LIKENESS, values, strict=True))
+
+
+def reference_fits(reference: Sound, log: EventLog) -> bool | None:
+    """Whether a sound [M] at 48 kHz that should be the log's own sounds when the log says.
+
+    None where the log has too few events to tell: anything meets one or two of them by chance.
+    """
+    if sum(0 <= e.time_s < log.seconds for e in log.events) < FEWEST_TO_FIT:
+        return None
+    scores = count_log(detect_onsets(reference), log).scores()
+    return scores["f1_chance_corrected"]["40"] >= LEAST_FIT
 
 
 def summary(scores: Sequence[ClipScore]) -> dict[str, Any]:
@@ -180,7 +216,7 @@ def summary(scores: Sequence[ClipScore]) -> dict[str, Any]:
     pooled["strength_response"] = _mean([s.strength for s in scores])
     levels = [s.silence_db for s in scores if s.silence_db is not None]
     pooled["silence_db"] = float(np.median(levels)) if levels else None
-    for name in (*_LIKENESS, *_AGREEMENT):
+    for name in _LIKENESS:
         pooled[name] = _mean([s.likeness[name] for s in scores])
     described = [s.descriptors for s in scores if s.descriptors is not None]
     pooled["kernel_distance"] = None
@@ -246,7 +282,7 @@ def read_clip(sound_path: Path, log_path: Path) -> tuple[Sound, EventLog]:
         FoleyError: If the log is none, or its length is not that of the sound.
     """
     log = EventLog.read(log_path)
-    sound = _read(sound_path)
+    sound = read_sound(sound_path)
     seconds = sound.size / 48_000
     if abs(seconds - log.seconds) > LENGTH_SLACK_S:
         raise FoleyError(
@@ -274,10 +310,15 @@ def _score_all(partners: list[tuple[Path, Path]], workers: int | None) -> Iterat
 def _score_pair(paths: tuple[Path, Path]) -> ClipScore:
     reference = paths[1].with_suffix(".wav")
     sound, log = read_clip(*paths)
-    return score_clip(sound, log, _read(reference) if reference.is_file() else None)
+    return score_clip(sound, log, read_sound(reference) if reference.is_file() else None)
 
 
-def _read(path: Path) -> Sound:
+def read_sound(path: Path) -> Sound:
+    """A sound, mono [N] at 48 kHz.
+
+    Raises:
+        MediaError: If it cannot be read, is empty or has NaN in it.
+    """
     sound = read_audio(path, mono=True).samples[0].numpy()
     if not sound.size or not np.isfinite(sound).all():
         what = "samples that are NaN or infinite" if sound.size else "no samples"
