@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from clips import SAMPLE_RATE, clicks, make_film, make_sound, payloads
 from tiny import tiny_lab
 
+from foley_lab.diagnosis.catalogue import CATALOGUE
 from foley_lab.media import probe, read_audio
 from foley_lab.pipeline import presets
 from foley_lab.serving import cli
@@ -302,7 +304,7 @@ def test_bad_flags(capsys, film, monkeypatch, flags, says):
     [
         ("", "required: COMMAND"),
         ("fly", "invalid choice: 'fly'"),
-        ("generate", "required: VIDEO"),
+        ("generate", "no video and no --out"),
         ("world", "required: make"),
         ("world draw", "invalid choice: 'draw'"),
         ("world make w", "required: --count, --seed"),
@@ -322,8 +324,8 @@ def test_bad_flags(capsys, film, monkeypatch, flags, says):
         ("score clip.mp4 --events .", "has no log"),
         ("score . --events .", "holds no event log"),
         ("score clip.mp4", "required: --events"),
-        ("weights verify xl", "no digests are known"),
-        ("weights fetch xl", "invalid choice: 'fetch'"),
+        ("weights verify none", "no digests are known"),
+        ("weights fetch xl", "add --accept-licence"),
         ("train world", "invalid choice: 'world'"),
         ("batch none.csv -o out", "none.csv does not exist"),
         ("batch . -o out", "is a folder"),
@@ -503,6 +505,92 @@ def test_score_measures_against_a_log(capsys, tmp_path):
     assert code == 0 and out.startswith("clips") and "per_clip" not in out
 
 
+def world_of_two(folder) -> list[Path]:
+    """Two clips of one length whose references have changed places."""
+    logs = []
+    for name, times in (("a", (0.3, 0.8, 1.3, 1.6)), ("b", (0.5, 0.72, 1.1, 1.9))):
+        events = [{"time_s": t, "kind": "impact", "material": "wood"} for t in times]
+        log = {"family": "bounce", "seed": 0, "seconds": 2.0, "prompt": "knocks", "events": events}
+        logs.append(folder / f"{name}.json")
+        logs[-1].write_text(json.dumps(log))
+        make_sound(folder / f"{name}.wav", clicks(2.0, times), "pcm_s16le")
+    return logs
+
+
+def test_score_warns_of_references_that_do_not_fit(capsys, tmp_path):
+    if not list(SHIPPED.glob("judge/*.safetensors")):
+        pytest.skip("no judge")
+    world_of_two(tmp_path)
+    code, _, err = run(capsys, "score", tmp_path, "--events", tmp_path)
+    assert (code, err) == (0, "")
+    for name, other in (("a", "b"), ("b", "a")):
+        copied(tmp_path / f"{name}.wav", tmp_path / f"{other}_foley.wav")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}_foley.wav").replace(tmp_path / f"{name}.wav")
+    code, _, err = run(capsys, "score", tmp_path, "--events", tmp_path)
+    assert code == 0 and err.startswith("warning: ") and err.count("\n") == 1
+    assert "a.wav beside a.json" in err and "b.wav beside b.json" in err
+
+
+@pytest.mark.parametrize("name", ["passt", "panns", "clap", "desync"])
+def test_score_names_the_network_that_is_absent(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("FOLEY_LAB_WEIGHTS", str(tmp_path / "weights"))
+    world_of_two(tmp_path)
+    words = ("score", tmp_path, "--events", tmp_path, "--field", name)
+    assert f"the network {name} is absent, wanted {tmp_path}" in refused(capsys, *words, code=3)
+
+
+def test_score_asks_networks(capsys, tmp_path, monkeypatch):
+    if not list(SHIPPED.glob("judge/*.safetensors")):
+        pytest.skip("no judge")
+    from foley_lab.evaluation import field_suite
+
+    def heard(sound):
+        level = sound.square().mean(1, keepdim=True)
+        return level, level.repeat(1, 3)
+
+    monkeypatch.setattr(field_suite, "check_field", lambda names: None)
+    monkeypatch.setattr(field_suite, "load_network", lambda name: heard)
+    world_of_two(tmp_path)
+    words = ("score", tmp_path, "--events", tmp_path, "--field", "panns")
+    code, out, _ = run(capsys, *words, "--json")
+    field = json.loads(out.splitlines()[-1])["field"]
+    assert code == 0 and set(field) == {"fd_panns", "kl_panns", "is_panns"}
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and re.search(r"^field +fd_panns 0\b.* is_panns -$", out, re.M)
+    assert "invalid choice: 'vggish'" in refused(capsys, *words, "vggish")
+
+
+def test_help_explains_figures_and_benchmarks(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["score", "--help"])
+    out = capsys.readouterr().out
+    assert "\n  f1_chance_corrected: (f1 - chance)" in out and "silence_db: median level" in out
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--help"])
+    out = capsys.readouterr().out
+    for name in CATALOGUE:
+        assert f"\n  {name}: " in out
+    assert out.count(" min\n") == len(CATALOGUE)
+
+
+def test_bench_prints_every_leaf_and_names_its_benchmarks(capsys, monkeypatch):
+    from foley_lab.diagnosis import bench
+
+    def table(**options):
+        return {"asked": options["count"], "rows": {"exact": {"f1": 0.5, "none": None}}}
+
+    monkeypatch.setitem(bench.BENCHMARKS, "injections", table)
+    code, out, _ = run(capsys, "bench", "injections", "--count", "3", "--json")
+    lines = out.splitlines()
+    assert code == 0 and lines[0].split() == ["injections", "asked", "3"]
+    assert lines[1].split() == ["injections", "rows", "/", "exact", "/", "f1", "0.5"]
+    assert lines[2].endswith(" -") and json.loads(lines[3])["injections"]["asked"] == 3
+    refusal = refused(capsys, "bench", "speed")
+    assert "wanted one of small, sync, response, continuity, injections" in refusal
+    assert "--count 0" in refused(capsys, "bench", "injections", "--count", "0")
+
+
 def test_weights_are_listed_and_verified(capsys):
     code, out, _ = run(capsys, "weights", "list")
     lines = out.splitlines()
@@ -511,6 +599,48 @@ def test_weights_are_listed_and_verified(capsys):
     assert any(line.startswith("text/") and " yes " in line for line in lines)
     code, out, _ = run(capsys, "weights", "verify", "text")
     assert code == 0 and out.startswith("sound: ")
+
+
+def test_weights_are_fetched_and_converted(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    import io
+
+    import torch
+    from hub import Hub
+
+    pickle = io.BytesIO()
+    torch.save({"w": torch.ones(100)}, pickle)
+    file = "synchformer_state_dict.pth"
+    monkeypatch.setenv("FOLEY_LAB_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Hub({"tencent/HunyuanVideo-Foley": {file: pickle.getvalue()}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        fetch = ("weights", "fetch", "synchformer")
+        assert "--accept-licence" in refused(capsys, *fetch) and names(tmp_path) == []
+        code, out, err = run(capsys, *fetch, "--accept-licence")
+    path = tmp_path / "synchformer" / file
+    assert (code, out) == (0, f"here: {path}\n")
+    assert "not for the EU" in err and f"synchformer/{file}: 0.0 MB" in err
+    copy = path.with_suffix(".safetensors")
+    code, out, _ = run(capsys, "weights", "convert", "synchformer")
+    assert (code, out) == (0, f"here: {copy}\n")
+    code, out, _ = run(capsys, "weights", "verify", "synchformer")
+    assert (code, out) == (0, f"sound: {path}\nsound: {copy}\n")
+    code, out, _ = run(capsys, "weights", "list")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["synchformer"].split()[1] == "yes"
+    assert lines["xl"].endswith("missing hunyuanvideo_foley_xl.pth") and "~5826" in lines["xl"]
+
+
+def test_absent_weights_say_how_to_get_them(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("FOLEY_LAB_WEIGHTS", str(tmp_path / "w"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for words in (("verify", "xl"), ("convert", "xl")):
+        assert "weights fetch xl" in refused(capsys, "weights", *words, code=3)
+    assert "127.0.0.1:9" in refused(capsys, "weights", "fetch", "clap", code=3)
+    assert "wanted one of xl" in refused(capsys, "weights", "fetch", "small")
+    assert names(tmp_path) == []
 
 
 def test_train_hands_its_flags_on(capsys):

@@ -5,7 +5,7 @@ a user's film goes through is measured. Rows: the exact sound (what the detector
 the codec alone, the eyes alone, the generator alone (it plays the true events), and the generated
 sound from the picture alone, with the right words, and with words that contradict the picture.
 
-`sync`: the scale from silence to the exact sound, and where the model stands on it (`bench_sync`).
+The other benchmarks have files of their own; what each does stands in `catalogue`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from foley_lab.decoders.vocoder import Codec
+from foley_lab.diagnosis.bench_continuity import bench_continuity
+from foley_lab.diagnosis.bench_injections import bench_injections
+from foley_lab.diagnosis.bench_official import bench_official
+from foley_lab.diagnosis.bench_response import bench_response
 from foley_lab.diagnosis.bench_sync import bench_sync
+from foley_lab.diagnosis.bench_transformer import bench_transformer
+from foley_lab.diagnosis.sounds import mono, through_codec
 from foley_lab.diagnosis.truth import gate
 from foley_lab.evaluation.material import load_judge
 from foley_lab.evaluation.score import ClipScore, score_clip, summary
@@ -86,7 +90,7 @@ def bench_small(
                 return lab(film, prompt=prompt, seed=seed, events=events, **options)
 
             keep("exact sound", truth)
-            keep("codec", _through_codec(lab, truth))
+            keep("codec", through_codec(lab, truth))
             began = time.perf_counter()
             alone = run("")
             durations.append(time.perf_counter() - began)
@@ -95,17 +99,17 @@ def bench_small(
             eyes += count_events(
                 [e.time_s for e in alone.events], true, log.seconds, lasting=lasting
             )
-            keep("true events", _mono(run("", replace(log, prompt=""))))
-            keep("picture alone", _mono(alone))
+            keep("true events", mono(run("", replace(log, prompt=""))))
+            keep("picture alone", mono(alone))
             families.setdefault(log.family, []).append(rows["picture alone"][-1])
-            keep("with words", _mono(run(log.prompt)))
+            keep("with words", mono(run(log.prompt)))
             if log.events or log.continuous:
-                against = _mono(run(words))
+                against = mono(run(words))
                 score = score_clip(against, log.with_material(other), truth)
                 rows.setdefault("against the picture", []).append(score)
                 told += 1
                 named += clip_material(against, log) == other
-                picture_named += clip_material(_mono(alone), log) == main_material(log)
+                picture_named += clip_material(mono(alone), log) == main_material(log)
     table: dict[str, Any] = {name: _short(summary(scores)) for name, scores in rows.items()}
     table["eyes alone"] = _short(eyes.scores())
     table["families"] = {
@@ -136,21 +140,17 @@ def clip_material(sound: np.ndarray, log: EventLog) -> str | None:
     return max(MATERIALS, key=list(answers).count) if len(answers) else None
 
 
-def _mono(result: Any) -> np.ndarray:
-    return result.audio.samples.mean(0).numpy()
-
-
-def _through_codec(lab: Lab, sound: np.ndarray) -> np.ndarray:
-    codec = lab.decoder
-    assert isinstance(codec, Codec), "the small model decodes with a codec, which can encode too"
-    with torch.inference_mode():
-        samples = torch.from_numpy(sound)[None, None]
-        return codec.decode(codec.encode(samples))[0, 0, : len(sound)].numpy()
-
-
 def _short(scores: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in scores.items() if k not in ("per_clip", "f1_chance_corrected")}
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in kept.items()}
 
 
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"small": bench_small, "sync": bench_sync}
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "small": bench_small,
+    "sync": bench_sync,
+    "response": bench_response,
+    "continuity": bench_continuity,
+    "injections": bench_injections,
+    "transformer": lambda count=5, **_: bench_transformer(count),  # no clips, so no seeds, no split
+    "official": lambda count=3, **_: bench_official(count),
+}

@@ -27,7 +27,7 @@ from foley_lab.encoders.synchformer import Synchformer
 from foley_lab.signals import FoleyError
 
 FRAMES, SEGMENTS, LATENTS = 64, 24, 400
-SIGLIP2 = {
+SIGLIP2: dict[str, Any] = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "image_size": 512, "patch_size": 16,
 }  # fmt: skip

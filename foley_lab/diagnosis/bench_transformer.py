@@ -18,14 +18,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from foley_lab.diagnosis.floor import Recomputing
-from foley_lab.generators.foley import XL, Conditions, FoleyConfig, FoleyTransformer
+from foley_lab.generators.foley import XL, Conditions, FoleyConfig, FoleyTransformer, TripleBlock
 
 SECONDS = 8
 AUDIO, VISUAL, TEXT, SYNC = 400, 64, 77, 192
@@ -116,7 +116,8 @@ def _whole(
     has them."""
     audio = transformer.audio_embedder(x.to(transformer.dtype))
     modulation, rotary = conditions.modulation[t], conditions.rotary
-    first, single = transformer.triple_blocks[0], transformer.single_blocks[0]
+    first = cast(TripleBlock, transformer.triple_blocks[0])
+    single = transformer.single_blocks[0]
     rows = torch.nn.functional.silu(conditions.sync)
     reads, first.reads_visual_out = first.reads_visual_out, True  # all of them but the last do
     parts = {

@@ -23,6 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from foley_lab.diagnosis import catalogue
+from foley_lab.evaluation import keys
 from foley_lab.signals import EventLog, FoleyError, MissingWeights
 
 if TYPE_CHECKING:
@@ -57,6 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 # --------------------------------------------------------------------------------------- grammar
 
 
+class _Epilog(argparse.HelpFormatter):
+    """Fills paragraphs, but leaves lists as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return "\n".join(indent + line for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of the whole usage."""
 
@@ -73,14 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_world(commands)
     _add_score(commands)
     _add_weights(commands)
-    bench = commands.add_parser("bench", help="the benchmarks behind every figure")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    bench.add_argument("--count", type=int, help="held-out clips (default: 100, sync: 60)")
-    bench.add_argument("--first-seed", type=int, help="of the clips (default: 0, sync: 20000)")
-    bench.add_argument("--split", choices=("clean", "ugly"), default="clean")
-    bench.add_argument("--json", action="store_true", help="end with one JSON object")
-    bench.set_defaults(run=_bench)
-    train = commands.add_parser("train", help="train a part of the small model")
+    _add_bench(commands)
+    train = commands.add_parser(
+        "train",
+        help="train a part of the small model, or fine-tune a model to films",
+        description="`train PART` trains a part of the small model from nothing. `train foley "
+        "--base small|xl|xxl --data DIR` fine-tunes a model to films with sound.",
+    )
     train.add_argument("part", choices=PARTS)
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags")
     train.set_defaults(run=_train)
@@ -90,8 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_generate(commands: Any) -> None:
     generate = commands.add_parser("generate", help="one video in, one video with sound out")
     add = generate.add_argument
-    add("video", metavar="VIDEO")
+    add("video", metavar="VIDEO", nargs="?", help="left out: words or --events alone, -o a sound")
     add("-o", "--out", help="default: <stem>_foley.mp4 beside the video; .wav .flac .ogg: sound")
+    add("--seconds", type=float, help="length without a video (default: 8, or that of the events)")
     add("--prompt", default="", help="what should sound")
     add("--negative-prompt", help="what should not")
     add("--model", default="small", help="small, xl or xxl")
@@ -103,7 +114,10 @@ def _add_generate(commands: Any) -> None:
     add("--seed", type=int, default=0)
     add("--takes", type=int, default=1, help="versions, 1 to 16; the second is written to *_2")
     add("--device", default="auto", help="auto, cpu or cuda")
-    add("--dtype", default="auto", help="auto, float32 or bfloat16")
+    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    add("--offload", action="store_true", help="xl, xxl: weights wait in host memory")
+    add("--adapter", metavar="FILE", help="of a fine-tuning, see `foley-lab train foley --help`")
+    add("--compat", choices=("reference",), help="xl, xxl: frames and lengths as published")
     add("--stream", action="store_true", help="decode in short chunks, the first one early")
     add("--keep-audio", action="store_true", help="mix the video's own sound under")
     add("--events", metavar="LOG", help="event log to play instead of what is seen")
@@ -127,7 +141,8 @@ def _add_batch(commands: Any) -> None:
     add("--skip-existing", action="store_true", help="leave rows whose result is there")
     add("--model", default="small", help="small, xl or xxl")
     add("--device", default="auto", help="auto, cpu or cuda")
-    add("--dtype", default="auto", help="auto, float32 or bfloat16")
+    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    add("--adapter", metavar="FILE", help="of a fine-tuning")
     add("--json", action="store_true", help="end with one line of JSON")
     batch.set_defaults(run=_batch)
 
@@ -186,6 +201,8 @@ def _add_score(commands: Any) -> None:
         "has scores like any sound. A missing or damaged log, a log of another length, and a sound "
         "that is empty or has NaN in it are errors. Nothing is scored when the onset detector "
         "fails on exact sound.",
+        epilog=keys.explained(),
+        formatter_class=_Epilog,
     )
     score.add_argument("generated", type=Path, metavar="GENERATED", help="file or folder")
     score.add_argument("--events", type=Path, required=True, metavar="LOGS", help="file or folder")
@@ -193,17 +210,60 @@ def _add_score(commands: Any) -> None:
     score.add_argument(
         "--export", type=Path, metavar="DIR", help="write the clips as other suites read them"
     )
+    score.add_argument(
+        "--field",
+        nargs="+",
+        default=[],
+        choices=keys.FIELD,
+        metavar="NAME",
+        help=f"ask networks of the field as well ({', '.join(keys.FIELD)}), which you have put "
+        "into $FOLEY_LAB_WEIGHTS/field",
+    )
     score.add_argument("--json", action="store_true", help="end with one line of JSON")
     score.set_defaults(run=_score)
 
 
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="the benchmarks behind every figure",
+        description="Runs benchmarks on clips of the world that no training has seen.",
+        epilog=catalogue.explained(),
+        formatter_class=_Epilog,
+    )
+    add = bench.add_argument
+    add("names", nargs="*", metavar="NAME", help="default: all")
+    add("--count", type=int, help="clips, of response pairs per factor (default: its own)")
+    add("--first-seed", type=int, help="of the clips (default: its own)")
+    add("--split", choices=("clean", "ugly"), default="clean", help="default: clean")
+    add("--json", action="store_true", help="end with one line of JSON")
+    bench.set_defaults(run=_bench)
+
+
 def _add_weights(commands: Any) -> None:
     weights = commands.add_parser("weights", help="what is present, from where, on which terms")
-    what = weights.add_subparsers(dest="what", required=True, metavar="list|verify")
+    what = weights.add_subparsers(dest="what", required=True, metavar="list|fetch|verify|convert")
     what.add_parser("list", help="all of them").set_defaults(run=_weights_list)
+    official = "dac-vae, synchformer, siglip2 or clap"
+    fetch = what.add_parser(
+        "fetch",
+        help="bring official weights; nothing else uses the network",
+        description="Brings official weights to $FOLEY_LAB_WEIGHTS, for xl and xxl all that the "
+        "model needs. An interrupted fetch goes on where it stopped. HF_ENDPOINT names a mirror, "
+        "HF_HUB_OFFLINE=1 forbids the network.",
+    )
+    fetch.add_argument("name", metavar="NAME", help=f"xl, xxl, {official}")
+    fetch.add_argument("--accept-licence", action="store_true", help="agree to the terms shown")
+    fetch.set_defaults(run=_weights_fetch)
     verify = what.add_parser("verify", help="compare files with their digests")
-    verify.add_argument("name", metavar="NAME", help="small, text, judge or small/codec, ...")
+    verify.add_argument("name", metavar="NAME", help=f"small, text, judge, xl, xxl, {official}")
     verify.set_defaults(run=_weights_verify)
+    convert = what.add_parser(
+        "convert",
+        help="keep a copy that loads at once; the first use does so by itself",
+    )
+    convert.add_argument("name", metavar="NAME", help="xl, xxl, dac-vae or synchformer")
+    convert.set_defaults(run=_weights_convert)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -225,15 +285,24 @@ def _generate(args: argparse.Namespace) -> int:
     from foley_lab.pipeline.lab import PIECE, STREAM_PIECE
     from foley_lab.serving.targets import check_log_target, default_target, numbered
 
-    probe(args.video)  # a bad video is refused before the model is loaded
-    if args.out is None:
-        video = Path(args.video)
-        target = default_target(video, video.parent)
-    else:
+    if args.video is not None:
+        probe(args.video)  # a bad video is refused before the model is loaded
+    if args.out is not None:
         target = check_target(args.video, args.out, force=True)
+    elif args.video is not None:
+        target = default_target(Path(args.video), Path(args.video).parent)
+    else:
+        raise ValueError("no video and no --out, wanted one of them, name the .wav to write")
     events = EventLog.read(args.events) if args.events else None
     log_target = check_log_target(args.write_events) if args.write_events else None
-    lab = presets.load(args.model, args.device, args.dtype)
+    lab = presets.load(
+        args.model,
+        args.device,
+        args.dtype,
+        offload=args.offload,
+        compat=args.compat,
+        adapter=args.adapter,
+    )
     with _progress() as callback:
         stream = lab.stream(
             args.video,
@@ -249,6 +318,7 @@ def _generate(args: argparse.Namespace) -> int:
             callback=callback,
             piece=STREAM_PIECE if args.stream else PIECE,
             events=events,
+            seconds=args.seconds,
         )
         for _ in stream:
             pass
@@ -338,7 +408,7 @@ def _batch(args: argparse.Namespace) -> int:
     _use_free_cores(args.workers)
     from foley_lab.pipeline import presets
 
-    lab = presets.load(args.model, args.device, args.dtype)
+    lab = presets.load(args.model, args.device, args.dtype, adapter=args.adapter)
     args.out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     with _progress() as callback:
@@ -431,8 +501,15 @@ def _score(args: argparse.Namespace) -> int:
     from foley_lab.evaluation.score import find_partners, score_files
 
     partners = find_partners(args.generated, args.events)
+    if args.field:
+        from foley_lab.evaluation.field_suite import check_field, score_field
+
+        check_field(args.field)
     gate()
     scores = score_files(args.generated, args.events)
+    if args.field:
+        scores["field"] = score_field(args.field, partners)
+    _warn_of_misfits(scores["per_clip"], [log for _, log in partners])
     if args.report:
         from foley_lab.evaluation.report import write_report
 
@@ -456,6 +533,18 @@ def _score(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _warn_of_misfits(clips: Sequence[dict[str, Any]], logs: Sequence[Path]) -> None:
+    """One warning for all references that do not sound when their logs say."""
+    odd = [log for each, log in zip(clips, logs, strict=True) if each["reference_fits"] is False]
+    if odd:
+        named = ", ".join(f"{log.with_suffix('.wav')} beside {log.name}" for log in odd[:3])
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        _warn(
+            f"a reference does not sound when its log says: {named}{more}, wanted the sound of "
+            "the same clip, check their names"
+        )
+
+
 def _figure(value: Any) -> str:
     if value is None:
         return "-"
@@ -467,13 +556,23 @@ def _weights_list(args: argparse.Namespace) -> int:
 
     rows = [("name", "present", "MB", "licence", "from")]
     for entry in catalogue():
-        size = f"{entry.bytes / 1e6:.1f}" if entry.present else "-"
+        about = f"~{entry.about_bytes / 1e6:.0f}" if entry.about_bytes else "-"
+        size = f"{entry.bytes / 1e6:.1f}" if entry.present else about
+        absent = f", missing {' '.join(entry.missing)}" if entry.missing else ""
         present = "yes" if entry.present else "no"
-        rows.append((entry.name, present, size, entry.licence, entry.origin))
+        rows.append((entry.name, present, size, entry.licence, entry.origin + absent))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
         print("  ".join((*cells, row[4])))
+    return DONE
+
+
+def _weights_fetch(args: argparse.Namespace) -> int:
+    from foley_lab.weights import fetch
+
+    for path in fetch(args.name, args.accept_licence, _say):
+        print(f"here: {_one_line(str(path))}")
     return DONE
 
 
@@ -482,6 +581,13 @@ def _weights_verify(args: argparse.Namespace) -> int:
 
     for path in verify(args.name):
         print(f"sound: {path}")
+    return DONE
+
+
+def _weights_convert(args: argparse.Namespace) -> int:
+    from foley_lab.weights import convert
+
+    print(f"here: {_one_line(str(convert(args.name)))}")
     return DONE
 
 
@@ -520,9 +626,16 @@ def _flat(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 def _train(args: argparse.Namespace) -> int:
     before, module = sys.argv, f"foley_lab.training.{args.part}"
+    films = args.part == "foley" and any(a.startswith(("--base", "--data")) for a in args.rest)
     sys.argv = [f"foley-lab train {args.part}", *args.rest]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=False)
+        if films:  # the sounds of somebody's own films, on a base that is there
+            _use_free_cores()
+            from foley_lab.training import finetune
+
+            finetune.main(args.rest)
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=False)
     except SystemExit as error:  # of its own argument parser
         return error.code if isinstance(error.code, int) else DONE
     finally:
