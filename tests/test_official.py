@@ -109,6 +109,16 @@ def test_half_precision_sounds_alike(lab, weights, film):
     assert not torch.equal(got, wanted)
 
 
+def test_weights_of_eight_bits_sound_alike(lab, weights, film):
+    pytest.importorskip("torchao")
+    small = presets.load("xl", "cpu", "int8")
+    wanted, got = lab(film, **FEW).audio.samples, small(film, **FEW).audio.samples
+    assert (got - wanted).norm() / wanted.norm() < 0.5 and not torch.equal(got, wanted)
+    for name, options in (("small", {}), ("xl", {"offload": True})):
+        with pytest.raises(ValueError, match="wanted an official size on the cpu"):
+            presets.load(name, "cpu", "int8", **options)
+
+
 def test_events_are_for_the_small_model(lab, film):
     with pytest.raises(ValueError, match="leave the events out or choose the small model"):
         lab(film, events=EventLog("", 0, 2.0), **FEW)

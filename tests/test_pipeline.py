@@ -357,7 +357,7 @@ def test_official_models_name_the_command_that_brings_them(name, monkeypatch, tm
         ({"name": "large"}, "model 'large', wanted one of small, xl, xxl"),
         ({"device": "toaster"}, "device 'toaster'"),
         ({"device": "cuda:99"}, "device 'cuda:99'"),
-        ({"dtype": "int8"}, "dtype 'int8', wanted auto, float32, bfloat16"),
+        ({"dtype": "int4"}, "dtype 'int4', wanted auto, float32, bfloat16"),
         ({"offload": True}, "offload True"),
         ({"cache_dir": "x"}, "cache_dir 'x'"),
     ],

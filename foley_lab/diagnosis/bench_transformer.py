@@ -14,10 +14,12 @@ most of the arithmetic. The ratio of the two ways has a limit: their ratio of ar
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -25,7 +27,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from foley_lab.diagnosis.floor import Recomputing
+from foley_lab.generators.eight_bit import block_bytes, to_eight_bit
 from foley_lab.generators.foley import XL, Conditions, FoleyConfig, FoleyTransformer, TripleBlock
+from foley_lab.signals import FoleyError
 
 SECONDS = 8
 AUDIO, VISUAL, TEXT, SYNC = 400, 64, 77, 192
@@ -46,7 +50,10 @@ def bench_transformer(
         threads, tokens, and by dtype: ours_s, recomputing_s (medians), speedup, speedup_limit (of
         the arithmetic), ours_tflop, recomputing_tflop, ceiling_tflops (of a matrix product),
         share_of_ceiling, difference (largest, relative to the largest velocity), and
-        xl_8s_12_calls_s: twelve guided calls of the whole XL from the times of its blocks.
+        xl_8s_12_calls_s: twelve guided calls of the whole XL from the times of its blocks. And
+        under int8 what weights of eight bits do: call_s, bfloat16_call_s, error (relative L2
+        against float32), bfloat16_error, memory (of the blocks, over bfloat16); None without
+        torchao.
     """
     config = replace(config, depth_triple_blocks=depth[0], depth_single_blocks=depth[1])
     table: dict[str, Any] = {
@@ -55,6 +62,7 @@ def bench_transformer(
     }
     for name, dtype in DTYPES.items():
         table[name] = _bench(config, dtype, repeats)
+    table["int8"] = _eight_bit(config, repeats)
     return table
 
 
@@ -106,6 +114,37 @@ def _bench(config: FoleyConfig, dtype: torch.dtype, repeats: int) -> dict[str, f
         "share_of_ceiling": flops["ours"] / median["ours"] / ceiling,
         "difference": float(difference / results["recomputing"].float().abs().max()),
         "xl_8s_12_calls_s": 12 * _whole(ours, conditions, x, t, repeats),
+    }
+
+
+@torch.inference_mode()
+def _eight_bit(config: FoleyConfig, repeats: int) -> dict[str, float] | None:
+    """Velocity, time and memory of weights of eight bits beside bfloat16."""
+    exact = _filled(FoleyTransformer(config)).eval()
+    half = copy.deepcopy(exact).bfloat16()
+    try:
+        small = to_eight_bit(copy.deepcopy(half))
+    except FoleyError:
+        return None
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(2, config.audio_vae_latent_dim, AUDIO, generator=draw)
+    visual = torch.randn(2, VISUAL, config.clip_dim, generator=draw)
+    sync = torch.randn(2, SYNC, config.sync_dim, generator=draw)
+    text = torch.randn(2, TEXT, config.condition_dim, generator=draw)
+    wanted = exact.velocity(x, 0.5, exact.prepare(visual, sync, text, AUDIO))
+    errors, times = [], []
+    for network in (small, half):
+        conditions = network.prepare(visual, sync, text, AUDIO)
+        got = network.velocity(x, 0.5, conditions).float()
+        errors.append(float((got - wanted).norm() / wanted.norm()))
+        call = partial(network.velocity, x, 0.5, conditions)
+        times.append(statistics.median(_seconds(call) for _ in range(repeats)))
+    return {
+        "call_s": times[0],
+        "bfloat16_call_s": times[1],
+        "error": errors[0],
+        "bfloat16_error": errors[1],
+        "memory": block_bytes(small) / block_bytes(half),
     }
 
 

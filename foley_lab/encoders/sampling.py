@@ -10,9 +10,10 @@ dropping up to 7 frames instead would stretch all others over their time and put
 late.
 
 `compat="reference"` counts as the published code does, for comparisons with its output. There a
-slot is a float64 that grows by 1 / rate, so a film of 25 Hz shows the next frame from slot 6 on and
-loses its last one; the clip ends at 15 s; the tail is dropped; and the length of the sound is cut
-to whole latents in floating point, which loses one for 73 of the first 1500 lengths.
+slot is a float64 that grows by 1 / rate, so a film of 25 Hz shows the next frame in slot 6 and from
+slot 18 on for some 180 slots, and loses its last one; the clip ends at 15 s; the tail is dropped;
+and the length of the sound is cut to whole latents in floating point, which loses one for 73 of the
+first 1500 lengths.
 """
 
 from __future__ import annotations

@@ -386,6 +386,7 @@ class SingleBlock(nn.Module):
         self.linear2 = ConvMLP(dim, config.mlp_dim, kernel=3)
         self.q_norm = RMSNorm(config.head_dim)
         self.k_norm = RMSNorm(config.head_dim)
+        self.heads_sorted = False
 
     def forward(
         self, x: Tensor, activated: Tensor, sync_index: Tensor | None, table: Tensor
@@ -418,9 +419,19 @@ class SingleBlock(nn.Module):
         The official rows are ordered [H, d, 3], which would leave every query scattered in memory;
         the rows of the small matrix are sorted to [3, H, d] instead of the many tokens.
         """
-        weight = self.linear_qkv.weight.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
-        bias = self.linear_qkv.bias.unflatten(0, (-1, 3)).transpose(0, 1).flatten()
-        return F.linear(x, weight, bias).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        if self.heads_sorted:
+            qkv = self.linear_qkv(x)
+        else:
+            qkv = F.linear(x, *map(_sorted_rows, (self.linear_qkv.weight, self.linear_qkv.bias)))
+        return qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+
+    @torch.no_grad()
+    def sort_heads(self) -> None:
+        """Sort the rows once and for all; the tensors are no official ones any more."""
+        if not self.heads_sorted:
+            for parameter in (self.linear_qkv.weight, self.linear_qkv.bias):
+                parameter.data = _sorted_rows(parameter.data).contiguous()
+            self.heads_sorted = True
 
 
 class FinalLayer(nn.Module):
@@ -712,6 +723,11 @@ class FoleyTransformer(nn.Module):
                 f"{sync.shape[1]} sync tokens, wanted a multiple of {config.sync_positions}, "
                 "cut the clip at whole segments"
             )
+
+
+def _sorted_rows(rows: Tensor) -> Tensor:
+    """Rows ordered [H, d, 3] in the order [3, H, d]."""
+    return rows.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
 
 
 def _turn(heads: Tensor, norm: RMSNorm, table: Tensor, eps: float = EPS) -> Tensor:

@@ -29,7 +29,17 @@ class TimeConv(nn.Module):
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(dim_out, kernel, dim_in).transpose(1, 2))
         self.bias = nn.Parameter(torch.empty(dim_out)) if bias else None
+        self.product: nn.Linear | None = None
         self.register_load_state_dict_post_hook(TimeConv._lay_out)
+
+    def as_product(self) -> None:
+        """Keep the matrix as an `nn.Linear`, which others know how to change; for inference."""
+        matrix = self.weight.detach().transpose(1, 2).flatten(1)
+        self.product = nn.Linear(matrix.shape[1], matrix.shape[0], self.bias is not None, "meta")
+        self.product.weight = nn.Parameter(matrix, requires_grad=False)
+        if self.bias is not None:
+            self.product.bias = self.bias
+        self.weight, self.bias = nn.Parameter(matrix.new_empty(0), requires_grad=False), None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.gather(x))
@@ -48,6 +58,8 @@ class TimeConv(nn.Module):
 
     def project(self, gathered: Tensor) -> Tensor:
         """The product on `gather`ed tokens: [B, N, k · in] → [B, N, out]."""
+        if self.product is not None:
+            return self.product(gathered)
         return F.linear(gathered, self.weight.transpose(1, 2).flatten(1), self.bias)
 
 

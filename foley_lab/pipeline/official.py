@@ -23,6 +23,7 @@ from foley_lab.encoders.sampling import SYNC_RATE, Compat
 from foley_lab.encoders.synchformer import PUBLISHED, SynchformerConfig, load_synchformer
 from foley_lab.generators.adapters import apply_adapter
 from foley_lab.generators.diffusion import FlowGenerator
+from foley_lab.generators.eight_bit import to_eight_bit
 from foley_lab.generators.foley import XL, XXL, FoleyConfig, FoleyTransformer
 from foley_lab.pipeline.lab import Defaults, Lab
 from foley_lab.pipeline.residence import Residence
@@ -54,7 +55,7 @@ def load_official_lab(
     Args:
         name: "xl" or "xxl".
         device, dtype: Of the transformer; the encoders compute in the same precision, the codec in
-            float32 as published.
+            float32 as published. int8: weights of eight bits, all else in bfloat16.
         offload: Keep all weights in host memory; a stage's visit the device while it runs.
         compat: "reference" picks frames, counts lengths and reads padding as the published code.
         adapter: Of a fine-tuning, merged into the transformer.
@@ -64,6 +65,7 @@ def load_official_lab(
         MissingWeights: If a part is absent.
         FoleyError: If a file is damaged, carries code or belongs to another size.
     """
+    eight_bit, dtype = dtype == torch.int8, torch.bfloat16 if dtype == torch.int8 else dtype
     for part in (name, *PARTS):
         official_files(part)  # names the first that is absent before any is read
     config, chosen = SIZES[name], _config(name)
@@ -75,6 +77,8 @@ def load_official_lab(
     transformer = transformer.to(dtype).requires_grad_(False).eval()
     if adapter is not None:
         apply_adapter(transformer, adapter)
+    if eight_bit:
+        to_eight_bit(transformer)
     shape = SynchformerConfig(**chosen) if (chosen := _config("synchformer")) else PUBLISHED
     sync = load_synchformer(load_official("synchformer"), shape).to(dtype)
     kwargs = official_metadata("dac-vae").get("kwargs")

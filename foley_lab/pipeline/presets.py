@@ -23,7 +23,12 @@ from foley_lab.pipeline.lab import Defaults, Lab
 from foley_lab.signals import SMALL_RATES
 from foley_lab.weights import load_shipped
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,  # weights alone, see `generators.eight_bit`
+}
 
 
 def load(
@@ -41,7 +46,8 @@ def load(
     Args:
         name: One of `PRESETS`.
         device: "auto" is the accelerator if there is one, else the processor; or "cpu", "cuda", ...
-        dtype: Of the transformer: "auto", "float32", "bfloat16" or "float16".
+        dtype: Of the transformer: "auto", "float32", "bfloat16" or "float16"; of the official sizes
+            on the processor also "int8", which halves the memory of bfloat16 weights.
         cache_dir: Not used by any of these models yet; only None is taken.
         offload: Of the official sizes, keep the weights in host memory and on the device only those
             of the stage that runs.
@@ -68,6 +74,11 @@ def load(
         raise ValueError(f"compat {compat!r}, wanted None or 'reference', leave it out")
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
+    if precision == torch.int8 and (not official or offload or chosen.type != "cpu"):
+        raise ValueError(
+            f"dtype 'int8' for {name!r} on {chosen} with offload {offload!r}, wanted an official "
+            "size on the cpu without offload, choose bfloat16"
+        )
     extras: dict[str, Any] = {} if adapter is None else {"adapter": adapter}
     if official:
         extras |= {"offload": offload, "compat": compat, "whole_codec": whole_codec}
