@@ -23,7 +23,7 @@ from foley_lab.widgets.compare import Compare
 from foley_lab.widgets.film import small_film
 from foley_lab.widgets.pictures import sound_picture, spectrograms, waterfall
 from foley_lab.widgets.scores import MOST_LABELS, Page, bars, curves, fault_picture, table
-from foley_lab.widgets.sheets import contacts, gallery
+from foley_lab.widgets.sheets import STRIP, contacts, gallery, strips
 
 RATE = 48_000
 VIEW = View("page", Fraction(0), 36, 64)
@@ -209,7 +209,25 @@ def test_a_gallery_keeps_order_and_aspect():
     assert np.nonzero(grey[0])[1].max() < np.nonzero(grey[1])[1].min()
 
 
+def test_a_strip_runs_from_its_smallest_number_to_its_largest():
+    shown = strips({"two of three": [5, 5, 5, 12], "back": [9, 8, 7]})
+    assert shown.words == "pictures: two of three, back" and len(shown.png) < 10_000
+    sheet = pixels(shown.png)
+    first, second = (sheet[row + STRIP // 2] for row in (0, len(sheet) // 2 + 3))
+    violet, green, yellow = (68, 1, 84), (32, 144, 140), (253, 231, 37)
+    for row, start, stop, colour in (
+        (first, 0, 480, violet), (first, 480, 640, yellow),
+        (second, 0, 213, yellow), (second, 214, 426, green), (second, 427, 640, violet),
+    ):  # fmt: skip
+        assert (np.abs(row[start:stop] - colour).sum(1) < 12).all()
+    lone = pixels(strips({"all alike": [3, 3]}).png)[STRIP // 2]
+    assert (np.abs(lone - violet).sum(1) < 12).all()
+
+
 def test_sheets_want_something_to_show():
+    for nothing in ({}, {"a": []}):
+        with pytest.raises(ValueError, match="wanted one or more with numbers"):
+            strips(nothing)
     with pytest.raises(ValueError, match="0 pictures in 4 columns"):
         gallery({})
     with pytest.raises(ValueError, match="0 events in 25 frames"):

@@ -1,4 +1,5 @@
-"""Sheets of small pictures: frames at the contacts, pictures and their names beside each other.
+"""Sheets of small pictures: frames at the contacts, pictures and their names beside each other,
+strips of what stands where.
 
 Drawn with Pillow at the size of the page, and with few colours, so that a sheet stays small.
 """
@@ -9,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,6 +19,8 @@ from foley_lab.widgets.pictures import Picture
 
 WIDTH, GAP, CAPTION, NUM_COLOURS = 640, 6, 15, 96
 """Pixels of the sheet, between its pictures and of the line below each; colours in all."""
+STRIP = 24
+"""Height of a strip in pixels."""
 
 
 def contacts(frames: Frames, events: Sequence[Event], columns: int = 4) -> Picture:
@@ -65,6 +69,27 @@ def gallery(pictures: Mapping[str, NDArray[np.uint8]], columns: int = 4) -> Pict
     small = sheet.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
     small.save(file, format="PNG", optimize=True)
     return Picture(file.getvalue(), f"pictures: {', '.join(pictures)}")
+
+
+def strips(places: Mapping[str, Sequence[int]]) -> Picture:
+    """Which of many things stands at each place, a strip for each name: from violet for the
+    strip's smallest number to yellow for its largest.
+
+    Args:
+        places: Whole numbers by name, at least one each; strips of any length are as wide.
+
+    Raises:
+        ValueError: If there is no strip, or an empty one.
+    """
+    numbers = {name: np.asarray(each) for name, each in places.items()}
+    if not numbers or not all(each.size for each in numbers.values()):
+        raise ValueError(f"strips of {places!r:.80}, wanted one or more with numbers in each")
+    pictures = {}
+    for name, each in numbers.items():
+        spread = each[np.arange(WIDTH) * each.size // WIDTH] - each.min()  # [WIDTH]
+        colours = colormaps["viridis"](spread / max(1, spread.max()), bytes=True)[:, :3]
+        pictures[name] = np.repeat(colours[None], STRIP, axis=0)
+    return gallery(pictures, columns=1)
 
 
 def _fitted(image: NDArray[np.uint8], wide: int) -> Image.Image:
