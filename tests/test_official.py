@@ -121,7 +121,7 @@ def test_weights_of_eight_bits_sound_alike(lab, weights, film):
 
 def test_events_are_for_the_small_model(lab, film):
     with pytest.raises(ValueError, match="leave the events out or choose the small model"):
-        lab(film, events=EventLog("", 0, 2.0), **FEW)
+        lab("no_such_film.mp4", events=EventLog("", 0, 2.0), **FEW)  # before it is looked for
 
 
 # --- the commands ------------------------------------------------------------------------------

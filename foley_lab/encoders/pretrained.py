@@ -150,6 +150,8 @@ class PretrainedEncoder:
         compat: "reference" samples, counts and pads as the published code does.
     """
 
+    plays_events = False
+
     def __init__(
         self,
         vision: nn.Module,

@@ -109,6 +109,7 @@ class SmallEncoder:
     """
 
     view_name = "eyes"
+    plays_events = True
 
     def __init__(
         self,

@@ -62,7 +62,9 @@ Callback = Callable[[str, int, int], None]
 
 
 class ClipEncoder(Protocol):
-    """What a `Lab` asks of its encoder."""
+    """What a `Lab` asks of its encoder; `plays_events`: whether it takes a log instead of sight."""
+
+    plays_events: bool
 
     def views_for(self, info: Video) -> Sequence[View]: ...
 
@@ -333,6 +335,11 @@ class Lab:
             raise ValueError(
                 f"events {events!r:.80}, wanted an EventLog, change `Result.log` or read one with "
                 "EventLog.read"
+            )
+        if events is not None and not self.encoder.plays_events:
+            raise ValueError(
+                f"a log of {len(events.events)} events for {self.name!r}, which plays what it "
+                "sees, wanted none, leave the events out or choose the small model"
             )
         options = Options(
             prompt=events.prompt if events is not None and prompt == "" else prompt,
