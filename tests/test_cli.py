@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from clips import SAMPLE_RATE, clicks, make_film, make_sound, payloads
 from tiny import tiny_lab
 
 from foley_lab.diagnosis.catalogue import CATALOGUE
-from foley_lab.media import probe, read_audio
+from foley_lab.media import probe, read_audio, write_audio
 from foley_lab.pipeline import presets
 from foley_lab.serving import cli
-from foley_lab.signals import EventLog
+from foley_lab.signals import Audio, Event, EventLog
 from foley_lab.weights import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -746,3 +747,26 @@ def test_interrupted_batch_stops_its_workers(capsys, film, tmp_path, monkeypatch
 
 def test_free_cores_are_those_of_the_process():
     assert 1 <= cli.free_cores() <= (os.cpu_count() or 1)
+
+
+def test_score_says_when_names_differ_and_refuses_outputs_before_it_listens(
+    capsys, tmp_path, monkeypatch
+):
+    from foley_lab.evaluation import score
+
+    log = EventLog("", 0, 1.0, events=[Event(0.3)])
+    log.write(tmp_path / "b.json")
+    write_audio(tmp_path / "a.wav", Audio(torch.zeros(1, 48_000)))
+    words = ["score", str(tmp_path / "a.wav"), "--events", str(tmp_path / "b.json")]
+    listened = []
+    monkeypatch.setattr(
+        score, "score_files", lambda *a: listened.append(a) or {"clips": 1, "per_clip": []}
+    )
+    assert cli.main(words) == 0
+    assert "a.wav is scored against" in capsys.readouterr().err and listened
+    listened.clear()
+    for flag, value in (("--report", str(tmp_path)), ("--report", "no/such/r.html"),
+                        ("--export", str(tmp_path / "a.wav"))):  # fmt: skip
+        assert cli.main([*words, flag, value]) == 2
+        assert capsys.readouterr().err.count("error:") == 1
+    assert not listened and not list(tmp_path.glob("tmp*"))

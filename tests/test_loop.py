@@ -141,3 +141,16 @@ def test_schedules(tmp_path):
 def test_flags_are_the_fields(tmp_path):
     run = parse_run(Run("codec"), "", ["--minutes", "5", "--seed", "3", "--ema-decay", ".9"])
     assert run == Run("codec", minutes=5.0, seed=3, ema_decay=0.9)
+
+
+@pytest.mark.parametrize("options", [{"minutes": -1.0}, {"minutes": 0.0}, {"steps": -5}])
+def test_plans_that_are_none_are_refused(options):
+    with pytest.raises(ValueError, match="wanted minutes above 0"):
+        Run("x", **options)
+
+
+def test_finished_weights_stay_beside_the_run_unless_they_are_to_be_shipped(tmp_path):
+    shipped = tmp_path / "package" / "codec"
+    assert Run("codec", root=str(tmp_path)).stem(shipped) == tmp_path / "codec" / "codec"
+    assert Run("codec", root=str(tmp_path), ship=True).stem(shipped) == shipped
+    assert parse_run(Run("codec"), "", ["--ship"]).ship and not parse_run(Run("codec"), "", []).ship

@@ -420,3 +420,14 @@ def test_a_log_sounds_without_a_film(lab, tmp_path):
 def test_bad_requests_without_a_film_are_named(lab, video, options, message):
     with pytest.raises(ValueError, match=message):
         lab(video, **options)
+
+
+def test_a_log_that_does_not_fit_is_noticed(lab, film):
+    fits = EventLog("", 0, 1.0, events=[Event(0.3)])
+    assert not lab(film, events=fits).warnings
+    longer = EventLog("", 0, 3.0, events=[Event(0.3), Event(2.5)])
+    told = lab(film, events=longer).warnings
+    assert told == [
+        "the log lasts 3.00 s and the sound 1.00 s",
+        "1 of 2 events lie outside and are not heard",
+    ]

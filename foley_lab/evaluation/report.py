@@ -75,11 +75,15 @@ def write_report(
     path = Path(path)
     by_name = {log.stem: (sound, log) for sound, log in partners}
     worst = sorted(card["per_clip"], key=_rank)[:MOST_CLIPS]
-    clips = [_clip(each, *read_clip(*by_name[each["clip"]])) for each in worst]
+    clips = [
+        f'<section id="clip-{k}"><small>{html.escape(str(by_name[each["clip"]][0]))}</small>'
+        f"{_clip(each, *read_clip(*by_name[each['clip']]))}</section>"
+        for k, each in enumerate(worst)
+    ]
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-        f"<h1>{html.escape(title)}</h1>{_tiles(card)}{_tables(card)}"
+        f"<h1>{html.escape(title)}</h1>{_verdict(worst[0])}{_tiles(card)}{_tables(card)}"
         f"<p><small>{len(clips)} of {card['clips']} clips, worst first; onset detector version "
         f"{VERSION}. Blue lines: true events, grey: off-screen; orange triangles: onsets found; "
         f"green bars: what lasts; numbers: the faults listed below.</small></p>"
@@ -91,15 +95,33 @@ def write_report(
         raise FoleyError(
             f"cannot write {path} ({error.strerror}), wanted a folder that takes files"
         ) from error
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(page)
-    os.replace(aside, path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        os.replace(aside, path)
+    except OSError as error:
+        os.unlink(aside)
+        raise FoleyError(
+            f"cannot write {path} ({error.strerror}), wanted a file, choose another name"
+        ) from error
     path.chmod(0o644)
     return path
 
 
-def _rank(clip: Mapping[str, Any]) -> tuple[float, float]:
-    return clip["f1_area"], clip["material_accuracy"] or 0.0
+def _rank(clip: Mapping[str, Any]) -> float:
+    """When counts most, what half as much."""
+    return clip["f1_area"] + 0.5 * (1.0 if (m := clip["material_accuracy"]) is None else m)
+
+
+def _verdict(worst: Mapping[str, Any]) -> str:
+    """Where to look first."""
+    named = worst["material_accuracy"]
+    material = "" if named is None else f", {named:.0%} of its materials named right"
+    return (
+        f'<p><b>Look first at <a href="#clip-0">{html.escape(worst["clip"])}</a></b>: '
+        f"{worst['recall'] or 0:.0%} of its events are heard within 40 ms, "
+        f"{worst['precision'] or 0:.0%} of what is heard is one{material}.</p>"
+    )
 
 
 def _tiles(card: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ widening costs a third of the product. What it does to a velocity is measured by
 
 from __future__ import annotations
 
+import os
 from typing import cast
 
 import torch
@@ -26,6 +27,8 @@ def to_eight_bit(transformer: FoleyTransformer) -> FoleyTransformer:
     Raises:
         FoleyError: If torchao is not installed.
     """
+    # Its kernels for other machines are not wanted, nor the lines it prints when they do not load.
+    os.environ.setdefault("TORCHAO_SKIP_LOADING_SO_FILES", "1")
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:

@@ -48,6 +48,9 @@ GENERATORS = ("flow",)
 """What `generator=` may be called; `decoder=` is the model's own."""
 
 MAX_STEPS, MAX_GUIDANCE, MAX_TAKES = 1000, 50.0, 16
+LOG_SLACK_S = 0.15
+"""A log that differs more from the length of the sound is probably another clip's."""
+
 LONGEST_BLIND_S = 600.0
 """Longest sound without a film."""
 KEEP_AUDIO_DB = 0.0
@@ -159,8 +162,16 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd about the file, one line each."""
-        return self.info.warnings
+        """What was odd about the file or the events, one line each."""
+        played, lasts_s = self.options.events, self.features.duration_s
+        odd = list(self.info.warnings)
+        if played is None:
+            return odd
+        if abs(played.seconds - lasts_s) > LOG_SLACK_S:
+            odd.append(f"the log lasts {played.seconds:.2f} s and the sound {lasts_s:.2f} s")
+        if beyond := sum(not 0 <= e.time_s < lasts_s for e in played.events):
+            odd.append(f"{beyond} of {len(played.events)} events lie outside and are not heard")
+        return odd
 
     def save(
         self, path: str | os.PathLike[str], take: int = 0, keep_audio: bool = False

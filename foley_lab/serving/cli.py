@@ -100,7 +100,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_generate(commands: Any) -> None:
     generate = commands.add_parser("generate", help="one video in, one video with sound out")
     add = generate.add_argument
-    add("video", metavar="VIDEO", nargs="?", help="left out: words or --events alone, -o a sound")
+    add(
+        "video",
+        metavar="VIDEO",
+        nargs="?",
+        help="left out: --events alone, for xl and xxl words alone too; -o names a sound then",
+    )
     add("-o", "--out", help="default: <stem>_foley.mp4 beside the video; .wav .flac .ogg: sound")
     add("--seconds", type=float, help="length without a video (default: 8, or that of the events)")
     add("--prompt", default="", help="what should sound")
@@ -116,7 +121,7 @@ def _add_generate(commands: Any) -> None:
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--dtype", default="auto", help="auto, float32, bfloat16, float16; xl, xxl: int8")
     add("--offload", action="store_true", help="xl, xxl: weights wait in host memory")
-    add("--adapter", metavar="FILE", help="of a fine-tuning, see `foley-lab train foley --help`")
+    add("--adapter", metavar="FILE", help="of a fine-tuning, `train foley --base small --help`")
     add("--compat", choices=("reference",), help="xl, xxl: frames and lengths as published")
     add("--stream", action="store_true", help="decode in short chunks, the first one early")
     add("--keep-audio", action="store_true", help="mix the video's own sound under")
@@ -501,6 +506,10 @@ def _score(args: argparse.Namespace) -> int:
     from foley_lab.evaluation.score import find_partners, score_files
 
     partners = find_partners(args.generated, args.events)
+    _check_outputs(args)
+    for sound, log in partners:
+        if sound.stem.removesuffix("_foley") != log.stem:
+            _warn(f"{sound} is scored against {log}, which bears another name")
     if args.field:
         from foley_lab.evaluation.field_suite import check_field, score_field
 
@@ -543,6 +552,16 @@ def _warn_of_misfits(clips: Sequence[dict[str, Any]], logs: Sequence[Path]) -> N
             f"a reference does not sound when its log says: {named}{more}, wanted the sound of "
             "the same clip, check their names"
         )
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Find out before minutes of scoring whether the results can be written."""
+    if args.report and (args.report.is_dir() or not args.report.absolute().parent.is_dir()):
+        raise ValueError(
+            f"report {args.report}, wanted a file in a folder that is there, e.g. report.html"
+        )
+    if args.export and args.export.exists() and not args.export.is_dir():
+        raise ValueError(f"export {args.export} is a file, wanted a folder, choose another name")
 
 
 def _figure(value: Any) -> str:
@@ -598,13 +617,11 @@ def _bench(args: argparse.Namespace) -> int:
     asked = {"count": args.count, "first_seed": args.first_seed}
     given = {key: value for key, value in asked.items() if value is not None}
     count, first_seed = given.get("count", 1), given.get("first_seed", 0)
+    told = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in given.items())
     if unknown := sorted(set(args.names) - set(BENCHMARKS)):
         raise ValueError(f"benchmark {unknown[0]!r}, wanted one of {', '.join(BENCHMARKS)}")
     if not 1 <= count <= 10_000 or not 0 <= first_seed < 1 << 40:
-        raise ValueError(
-            f"--count {count} --first-seed {first_seed}, wanted 1 to 10000 clips and seeds below "
-            "2**40, change them"
-        )
+        raise ValueError(f"{told}, wanted 1 to 10000 clips and seeds below 2**40, change them")
     tables = {}
     for name in args.names or BENCHMARKS:
         tables[name] = BENCHMARKS[name](split=args.split, **given)
@@ -629,6 +646,8 @@ def _train(args: argparse.Namespace) -> int:
     films = args.part == "foley" and any(a.startswith(("--base", "--data")) for a in args.rest)
     sys.argv = [f"foley-lab train {args.part}", *args.rest]
     try:
+        if args.part == "foley" and {"-h", "--help"} & set(args.rest) and not films:
+            print("to fine-tune to films: `foley-lab train foley --base small --help`\n")
         if films:  # the sounds of somebody's own films, on a base that is there
             _use_free_cores()
             from foley_lab.training import finetune

@@ -216,8 +216,8 @@ def train_codec(run: Run) -> None:
     train(run, codec, optimizer, step_fn, lambda: score(codec, loss, held_out), config)
 
 
-def export(run_dir: Path, stem: Path = SHIPPED / "small" / "codec") -> Path:
-    """Write the best averages of a run as a shipped checkpoint, in half precision."""
+def export(run_dir: Path, stem: Path) -> Path:
+    """Write the best averages of a run as the package keeps them, in half precision."""
     best = torch.load(run_dir / "best.pt", map_location="cpu", weights_only=True)
     load_codec(best["model"], best["config"])  # strict: nothing missing, nothing left over
     (path,) = save_shards(stem, best["model"], best["config"])
@@ -227,4 +227,4 @@ def export(run_dir: Path, stem: Path = SHIPPED / "small" / "codec") -> Path:
 if __name__ == "__main__":
     planned = parse_run(Run("codec", minutes=60.0), (__doc__ or "").partition("\n")[0])
     train_codec(planned)
-    print(export(planned.folder))
+    print(export(planned.folder, planned.stem(SHIPPED / "small" / "codec")))

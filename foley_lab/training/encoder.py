@@ -357,10 +357,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run, model, optimizer, step, lambda: evaluate(model, held), model.config.as_dict()
     )
     if state.progress(run) >= 1:
-        print(export(run.folder))
+        print(export(run.folder, run.stem(SHIPPED / "small" / "eyes")))
 
 
-def export(run_dir: Path, stem: Path = SHIPPED / "small" / "eyes") -> Path:
+def export(run_dir: Path, stem: Path) -> Path:
     """Ship the best weights of a run, with the threshold that served the held-out clips best."""
     best = torch.load(run_dir / "best.pt", map_location="cpu", weights_only=True)
     config = best["config"] | {"threshold": best["metrics"]["threshold"]}

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -173,7 +174,8 @@ def tune(generator: FlowGenerator, windows: Sequence[Window], tuning: Tuning, ru
     """
     transformer = generator.transformer
     base_digest = fingerprint(transformer)
-    config = asdict(tuning) | {"seed": run.seed, "base_digest": base_digest}
+    films = hashlib.sha256("".join(sorted(w.film for w in windows)).encode()).hexdigest()[:16]
+    config = asdict(tuning) | {"seed": run.seed, "base_digest": base_digest, "films": films}
     _check_folder(run, config)
     learners = _learners(transformer, tuning, run.seed)
     if tuning.checkpointing:
@@ -206,9 +208,8 @@ def tune(generator: FlowGenerator, windows: Sequence[Window], tuning: Tuning, ru
     if state.progress(run) < 1:
         return Tuned(None, before, -state.best, bool(held))
     best = torch.load(run.folder / "best.pt", map_location="cpu", weights_only=True)
-    data = hashlib.sha256("".join(sorted(w.path.stem for w in windows)).encode()).hexdigest()
     facts = AdapterConfig(
-        tuning.base, base_digest, data[:16], tuning.rank, tuning.alpha, best["step"], run.seed
+        tuning.base, base_digest, films, tuning.rank, tuning.alpha, best["step"], run.seed
     )
     path = run.folder / "adapter.safetensors"
     save_adapter(path, {_dotted(name): t for name, t in best["model"].items()}, facts)
@@ -276,6 +277,8 @@ def _learners(transformer: FoleyTransformer, tuning: Tuning, seed: int) -> nn.Mo
     if not tuning.rank:
         return transformer.requires_grad_()
     try:
+        # peft loads torchao where it is, which would tell of kernels that are not wanted here.
+        os.environ.setdefault("TORCHAO_SKIP_LOADING_SO_FILES", "1")
         from foley_lab.training.low_rank import adapt
     except ModuleNotFoundError as error:
         raise FoleyError(
@@ -306,7 +309,7 @@ def _check_folder(run: Run, config: Mapping[str, Any]) -> None:
     if changed:
         was = ", ".join(f"{key} {found.get(key)!r}" for key in changed)
         raise FoleyError(
-            f"{run.folder} holds a run with {was}, wanted the same to go on, "
+            f"{run.folder} holds a run with {was}, wanted the same films and settings to go on, "
             "name another folder with --out"
         )
 
@@ -314,9 +317,16 @@ def _check_folder(run: Run, config: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------- command line
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}, see `{self.prog} --base small --help`")
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is not given is the base's own (`BASES`)."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="foley-lab train foley",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -365,6 +375,11 @@ def tuning_of(args: argparse.Namespace) -> Tuning:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    if not args.minutes > 0 or args.steps < 0:
+        raise ValueError(
+            f"--minutes {args.minutes:g} --steps {args.steps}, wanted minutes above 0 and no less "
+            "than 0 steps, correct the flag"
+        )
     tuning = tuning_of(args)
     find_films(args.data)  # a bad folder is refused before the model is loaded
     if SOURCES.get(args.base) is not None:

@@ -266,10 +266,10 @@ def train_foley(run: Run) -> None:
 
     state = train(run, model, optimizer, step_fn, evaluate_fn, asdict(SMALL))
     if state.progress(run) >= 1:
-        print(*export(run.folder))
+        print(*export(run.folder, run.stem(SHIPPED / "small" / "foley")))
 
 
-def export(run_dir: Path, stem: Path = SHIPPED / "small" / "foley") -> list[Path]:
+def export(run_dir: Path, stem: Path) -> list[Path]:
     """Ship the best weights of a run."""
     best = torch.load(run_dir / "best.pt", map_location="cpu", weights_only=True)
     return save_shards(stem, best["model"], best["config"])

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from foley_lab.evaluation.material import MaterialJudge, material_features
 from foley_lab.signals import MATERIALS, Event, EventLog, Interval
 from foley_lab.synthetic.sounds import INSTANTS, INTERVALS, SAMPLE_RATE, render_sound
-from foley_lab.weights import SHIPPED, save_shards
+from foley_lab.weights import save_shards
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class JudgeTraining:
     batch: int = 256
     learning_rate: float = 2e-3
     seed: int = 0
-    out: Path = SHIPPED / "judge" / "material"
+    out: Path = Path(".runs") / "judge" / "material"
 
 
 HELD_OUT_SEED = 10_000_000

@@ -49,6 +49,7 @@ class Run:
         ema_decay: Decay of the averaged weights, reached by the ramp (1 + step) / (10 + step).
         clip_norm: Largest gradient norm.
         log_every_s, save_every_s, evaluate_every_s: Intervals in seconds.
+        ship: Whether the best weights replace those of the package at the end.
     """
 
     name: str
@@ -63,8 +64,14 @@ class Run:
     log_every_s: float = 20.0
     save_every_s: float = 180.0
     evaluate_every_s: float = 300.0
+    ship: bool = False
 
     def __post_init__(self) -> None:
+        if not self.minutes > 0 or self.steps < 0:
+            raise ValueError(
+                f"{self.minutes:g} minutes and {self.steps} steps, wanted minutes above 0 and no "
+                "less than 0 steps, correct the flag"
+            )
         if self.schedule not in ("cosine", "anneal", "constant"):
             raise ValueError(f"schedule {self.schedule!r}, wanted cosine, anneal or constant")
 
@@ -72,6 +79,10 @@ class Run:
     def folder(self) -> Path:
         """Where the run keeps its files."""
         return Path(self.root) / self.name
+
+    def stem(self, shipped: Path) -> Path:
+        """Where the finished weights go: beside the run's files, unless they are to be shipped."""
+        return shipped if self.ship else self.folder / shipped.name
 
     def rng(self, step: int) -> np.random.Generator:
         """NumPy randomness of one step, the same however often the run was interrupted."""
@@ -101,9 +112,14 @@ class TrainState:
 
 def parse_run(default: Run, description: str, argv: Sequence[str] | None = None) -> Run:
     """A `Run` from the command line: one flag per field, `default` where a flag is absent."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for item in fields(Run):
         value, flag = getattr(default, item.name), "--" + item.name.replace("_", "-")
+        if isinstance(value, bool):
+            parser.add_argument(flag, action="store_true", help="replace the package's weights")
+            continue
         parser.add_argument(flag, type=type(value), default=value, help=f"default {value}")
     return Run(**vars(parser.parse_args(argv)))
 

@@ -25,6 +25,7 @@ from foley_lab.signals import MissingWeights
 from foley_lab.training.codec import BATCH, export, prepare, score
 from foley_lab.training.loop import Run, parse_run, train
 from foley_lab.training.losses_audio import LENGTHS, SpectralLoss
+from foley_lab.weights import SHIPPED
 
 RESOLUTIONS = (2048, 512, 128)
 CHANNELS = 32
@@ -142,4 +143,4 @@ def train_polish(run: Run, start: Path) -> None:
 if __name__ == "__main__":
     planned = parse_run(Run("codec-polish", minutes=30.0), (__doc__ or "").partition("\n")[0])
     train_polish(planned, Path(planned.root) / "codec")
-    print(export(planned.folder))
+    print(export(planned.folder, planned.stem(SHIPPED / "small" / "codec")))
