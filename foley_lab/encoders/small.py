@@ -68,7 +68,7 @@ REFINE_SHARE = 0.35
 """A fine peak must reach this share of the threshold to move a coarse event."""
 
 
-MOVING, SURELY = (0.05, 0.15), (0.2, 0.3)
+MOVING, SURELY = (0.05, 0.15), (0.3, 0.55)
 """Relative speed above which something scrapes, and rolls, if it surely does so on the way."""
 
 SHORTEST_S, BRIDGED_S = 0.12, 0.08
