@@ -759,9 +759,12 @@ def test_score_says_when_names_differ_and_refuses_outputs_before_it_listens(
     write_audio(tmp_path / "a.wav", Audio(torch.zeros(1, 48_000)))
     words = ["score", str(tmp_path / "a.wav"), "--events", str(tmp_path / "b.json")]
     listened = []
-    monkeypatch.setattr(
-        score, "score_files", lambda *a: listened.append(a) or {"clips": 1, "per_clip": []}
-    )
+
+    def listen(*_):
+        listened.append(1)
+        return {"clips": 1, "per_clip": [{"clip": "b", "reference_fits": None}]}
+
+    monkeypatch.setattr(score, "score_files", listen)
     assert cli.main(words) == 0
     assert "a.wav is scored against" in capsys.readouterr().err and listened
     listened.clear()

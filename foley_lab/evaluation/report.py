@@ -76,7 +76,7 @@ def write_report(
     by_name = {log.stem: (sound, log) for sound, log in partners}
     worst = sorted(card["per_clip"], key=_rank)[:MOST_CLIPS]
     clips = [
-        f'<section id="clip-{k}"><small>{html.escape(str(by_name[each["clip"]][0]))}</small>'
+        f'<section id="clip-{k}"><small>{html.escape(by_name[each["clip"]][0].name)}</small>'
         f"{_clip(each, *read_clip(*by_name[each['clip']]))}</section>"
         for k, each in enumerate(worst)
     ]
