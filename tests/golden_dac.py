@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foley_lab.decoders.dac_vae import PUBLISHED, DacConfig, DacVae, Posterior, load_dac, read_dac
+from foley_lab.decoders.dac_vae import PUBLISHED, DacConfig, DacVae, Posterior, load_dac
+from foley_lab.weights.official import read_pickle
 
 
 def check_dac_weights(sidecar: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -50,7 +51,8 @@ def check_dac_encode_decode(sidecar: dict[str, Any], folder: Path) -> dict[str, 
 
 def check_dac_checkpoint(sidecar: dict[str, Any], folder: Path) -> dict[str, float]:
     """The container of the published file; its weights are those of the sidecar beside it."""
-    dac = read_dac(folder / sidecar["file"])
+    tensors, metadata = read_pickle(folder / sidecar["file"])
+    dac = load_dac(tensors, metadata["kwargs"])
     assert dac.config == DacConfig.from_metadata(sidecar["constructor"])
     beside = folder / sidecar["file"].replace("_checkpoint.pth", "_weights.safetensors")
     if beside.is_file():

@@ -1,7 +1,5 @@
 """The official codec: the published numbers, and laws that need none."""
 
-import os
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -17,10 +15,9 @@ from foley_lab.decoders.dac_vae import (
     _Snake,
     _TransposedConv,
     load_dac,
-    read_dac,
 )
 from foley_lab.pipeline.pieces import decode_pieces
-from foley_lab.signals import HUNYUAN_RATES, FoleyError, MissingWeights
+from foley_lab.signals import HUNYUAN_RATES
 
 TINY = DacConfig(
     encoder_dim=4, encoder_rates=(2, 3, 4), latent_dim=6, decoder_dim=32, decoder_rates=(4, 3, 2)
@@ -292,65 +289,3 @@ def test_configurations():
     for bad in ({"encoder_rates": 5}, {"decoder_dim": "wide"}, {"sample_rate": []}):
         with pytest.raises(ValueError, match="correct the metadata"):
             DacConfig.from_metadata({**KWARGS, **bad})
-
-
-class Carrier:
-    """Unpickled carelessly, it leaves a folder behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_file_gives_the_codec_of_its_tensors(dac, tmp_path):
-    state, latents = official_state(), noise(1, 6, 5)
-    content = {"state_dict": state, "metadata": {"kwargs": KWARGS, "logs": [1.0, "x"]}}
-    for number, zipped in enumerate((True, False)):
-        path = tmp_path / f"{number}.pth"
-        torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        assert torch.equal(read_dac(path).decode(latents), dac.decode(latents))
-        assert torch.equal(read_dac(path, with_encoder=False).decode(latents), dac.decode(latents))
-
-
-def test_code_in_a_file_is_refused_and_never_run(tmp_path):
-    trace = tmp_path / "trace"
-    content = {"state_dict": {}, "metadata": {"kwargs": {}}, "more": Carrier(trace)}
-    torch.save(content, tmp_path / "zip.pth")
-    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Carrier(trace)))
-    code = r"carries code \(\w+.mkdir\), which is never run"
-    for name, why in (("zip", code), ("old", code), ("plain", "is no checkpoint of plain tensors")):
-        with pytest.raises(FoleyError, match=rf"{name}\.pth {why}") as caught:
-            read_dac(tmp_path / f"{name}.pth")
-        assert "\n" not in str(caught.value)
-    assert not trace.exists()
-
-
-def test_other_files_are_named(tmp_path):
-    with pytest.raises(MissingWeights, match="weights fetch dac-vae"):
-        read_dac(tmp_path / "absent.pth")
-    whole = tmp_path / "whole.pth"
-    torch.save({"state_dict": official_state(), "metadata": {"kwargs": KWARGS}}, whole)
-    half = whole.read_bytes()[:20_000]
-    for content in (b"", b"<html>not found</html>", bytes(range(256)) * 9, half):
-        (tmp_path / "damaged.pth").write_bytes(content)
-        with pytest.raises(FoleyError, match=r"damaged\.pth is no checkpoint of plain tensors"):
-            read_dac(tmp_path / "damaged.pth")
-    with pytest.raises(FoleyError, match="is no checkpoint"):
-        read_dac(tmp_path)
-    tensors = {"a.weight": torch.zeros(2)}
-    for other in (
-        tensors,
-        torch.zeros(3),
-        [tensors],
-        {"state_dict": tensors},
-        {"state_dict": tensors, "metadata": {}},
-        {"state_dict": tensors, "metadata": {"kwargs": None}},
-        {"state_dict": {"a": 1}, "metadata": {"kwargs": KWARGS}},
-        {"state_dict": torch.zeros(2), "metadata": {"kwargs": KWARGS}},
-    ):
-        torch.save(other, tmp_path / "other.pth")
-        with pytest.raises(FoleyError, match=r"other.pth is a checkpoint of something else"):
-            read_dac(tmp_path / "other.pth")

@@ -412,6 +412,7 @@ def test_a_log_sounds_without_a_film(lab, tmp_path):
     ("video", "options", "message"),
     [
         (None, {"prompt": "rain"}, "neither a film nor a log of events"),
+        (None, {"prompt": "rain", "seconds": 0}, r"seconds 0, wanted above 0"),
         (None, {"prompt": "rain", "seconds": -1.0}, r"seconds -1.0, wanted above 0"),
         (None, {"prompt": "rain", "seconds": 1e9}, r"wanted above 0 to 600"),
         ("film.mp4", {"seconds": 2.0}, "seconds 2.0 for a film"),

@@ -20,10 +20,6 @@ The codec is for inference: no gradients, activations overwritten where nobody r
 from __future__ import annotations
 
 import math
-import os
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +27,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from foley_lab.signals import FoleyError, MissingWeights
 
 DILATIONS = (1, 3, 9)
 """Of the three residual units of a block."""
@@ -476,48 +470,3 @@ def _folded(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif kind != "weight_g" or f"{stem}.weight_v" not in state_dict:
             folded[name] = tensor.to(torch.float32, copy=True)
     return folded
-
-
-def read_dac(path: str | os.PathLike[str], with_encoder: bool = True) -> DacVae:
-    """The codec of a file laid out like the published `vae_128d_48k.pth`:
-    `{"state_dict": tensors, "metadata": {"kwargs": constructor arguments}}`.
-
-    Only tensors and plain values are read from it: nothing that a file carries is ever run.
-
-    Raises:
-        MissingWeights: If there is no such file.
-        FoleyError: If it cannot be read, is no such file, or carries code.
-        ValueError: As `load_dac`.
-    """
-    name = os.fsdecode(path)
-    wanted = "wanted the DAC-VAE file vae_128d_48k.pth"
-    try:
-        # Mapped, so that tensors nobody asks for are not even read; the older layout cannot be.
-        content = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise MissingWeights(
-            f"{name} is not there, {wanted}, run `foley-lab weights fetch dac-vae`"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = (
-            f"carries code ({code[1]}), which is never run"
-            if code
-            else "is no checkpoint of plain tensors"
-        )
-        raise FoleyError(f"{name} {what}, {wanted}, fetch it from its publisher") from error
-    state_dict, kwargs = _entry(content, "state_dict"), _entry(content, "metadata", "kwargs")
-    held = [] if state_dict is None else state_dict.values()
-    if state_dict is None or kwargs is None or not all(isinstance(t, Tensor) for t in held):
-        raise FoleyError(
-            f"{name} is a checkpoint of something else, {wanted} with its `state_dict` and its "
-            "`metadata` with `kwargs`, fetch it from its publisher"
-        )
-    return load_dac(state_dict, kwargs, with_encoder)
-
-
-def _entry(content: object, *names: str) -> dict[str, Any] | None:
-    """The dictionary found under these names, one within the other, or None."""
-    for name in names:
-        content = content.get(name) if isinstance(content, dict) else None
-    return content if isinstance(content, dict) else None

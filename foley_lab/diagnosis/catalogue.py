@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import textwrap
+from foley_lab.evaluation.keys import listed
 
 CATALOGUE = {
     "small": "the figures of the model card: the small model on 100 held-out clips, from the "
@@ -30,8 +30,4 @@ CATALOGUE = {
 
 def explained(width: int = 78) -> str:
     """The benchmarks as a list for a terminal."""
-    lines = ["benchmarks:"]
-    for name, meaning in CATALOGUE.items():
-        lines += textwrap.wrap(f"{name}: {meaning}", width, initial_indent="  ",
-                               subsequent_indent="      ")  # fmt: skip
-    return "\n".join(lines)
+    return listed("benchmarks:", CATALOGUE, width)

@@ -6,6 +6,7 @@ Every key of `score --json` has its line here.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 
 FIELD = ("passt", "panns", "clap", "desync")
 """Networks of the field that `score --field` can ask (`field_suite`)."""
@@ -44,8 +45,13 @@ KEYS = {
 
 def explained(width: int = 78) -> str:
     """The keys as a list for a terminal."""
-    lines = ["what the figures mean (- where there is nothing to measure):"]
-    for keys, meaning in KEYS.items():
-        lines += textwrap.wrap(f"{keys}: {meaning}", width, initial_indent="  ",
-                               subsequent_indent="      ")  # fmt: skip
+    return listed("what the figures mean (- where there is nothing to measure):", KEYS, width)
+
+
+def listed(title: str, meanings: Mapping[str, str], width: int = 78) -> str:
+    """A title, and under it each name with its meaning, wrapped."""
+    lines = [title]
+    for name, meaning in meanings.items():
+        text = f"{name}: {meaning}"
+        lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ")
     return "\n".join(lines)

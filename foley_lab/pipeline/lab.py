@@ -375,7 +375,9 @@ class Lab:
                 "give one of them"
             )
         if video is None:
-            lasts_s = seconds or (events.seconds if events is not None else 8.0)
+            lasts_s = seconds
+            if lasts_s is None:
+                lasts_s = events.seconds if events is not None else 8.0
             if isinstance(lasts_s, bool) or not 0 < lasts_s <= LONGEST_BLIND_S:
                 raise ValueError(
                     f"seconds {seconds!r}, wanted above 0 to {LONGEST_BLIND_S:g}, e.g. 8"

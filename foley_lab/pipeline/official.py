@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from foley_lab.encoders.synchformer import PUBLISHED, SynchformerConfig, load_sy
 from foley_lab.generators.adapters import apply_adapter
 from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.generators.eight_bit import to_eight_bit
-from foley_lab.generators.foley import XL, XXL, FoleyConfig, FoleyTransformer
+from foley_lab.generators.foley import XL, XXL, FoleyConfig, FoleyTransformer, SingleBlock
 from foley_lab.pipeline.lab import Defaults, Lab
 from foley_lab.pipeline.residence import Residence
 from foley_lab.signals import HUNYUAN_RATES, FoleyError
@@ -79,6 +79,9 @@ def load_official_lab(
         apply_adapter(transformer, adapter)
     if eight_bit:
         to_eight_bit(transformer)
+    elif not whole_codec:  # a training keeps the official tensors
+        for block in transformer.single_blocks:
+            cast(SingleBlock, block).sort_heads()
     shape = SynchformerConfig(**chosen) if (chosen := _config("synchformer")) else PUBLISHED
     sync = load_synchformer(load_official("synchformer"), shape).to(dtype)
     kwargs = official_metadata("dac-vae").get("kwargs")

@@ -38,11 +38,8 @@ from foley_lab.pipeline import presets
 from foley_lab.signals import FoleyError
 from foley_lab.training.films import Window, encode_films, find_films, plays_score
 from foley_lab.training.loop import Run, train
-from foley_lab.training.losses import flow_matching_loss
+from foley_lab.training.losses import SOUND_WEIGHT, flow_matching_loss
 from foley_lab.weights import SOURCES
-
-SOUND_WEIGHT = 3.0
-"""How much more a latent frame counts in which something sounds, where a score tells."""
 
 JUDGED = 6
 """Batches on which an evaluation listens, always the same."""

@@ -45,16 +45,13 @@ from foley_lab.synthetic.sounds import render_sound
 from foley_lab.synthetic.words import prompt_for
 from foley_lab.training.clips import FIRST_SEED, SHARD, make_all
 from foley_lab.training.loop import Run, parse_run, train
-from foley_lab.training.losses import flow_matching_loss
+from foley_lab.training.losses import SOUND_WEIGHT, flow_matching_loss
 from foley_lab.weights import SHIPPED, save_shards
 
 SECONDS, FPS, WORDINGS = 8.0, 25.0, 4
 BATCH = 16
 OWN_SHARE = 0.65
 """Share of samples whose sound is that of the score; the others follow contradicting words."""
-
-SOUND_WEIGHT = 3.0
-"""How much more a latent frame counts in which something sounds."""
 
 STRENGTH_ERROR = 0.08
 """Spread of the strengths written into the score beside those that sound: eyes guess them."""

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from foley_lab.generators.foley import FoleyTransformer
 
+SOUND_WEIGHT = 3.0
+"""How much more a latent frame counts in which something sounds."""
+
 LEAN = 0.4
 """Mean of the normal draw whose logistic is t."""
 
