@@ -165,12 +165,12 @@ def check_scheduler(case: dict, folder: Path) -> None:
         wanted, whole = data[each["name"]], each["driving"] == "proper"
         states = [data["x0"]]
         given = (each["solver"], len(wanted) - 1, each["shift"])
-        sample_officially(velocity, states[0], *given, lambda i, n, x: states.append(x), whole)  # noqa: B023
+        sample_officially(velocity, states[0], *given, lambda p: states.append(p.latents), whole)  # noqa: B023
         close(torch.stack(states), wanted, most)
         if whole and each["solver"] in RIGHT_SAMPLERS:
             states = [data["x0"]]
             given = (RIGHT_SAMPLERS[each["solver"]], *given[1:])
-            sample(velocity, states[0], *given, lambda i, n, x: states.append(x))  # noqa: B023
+            sample(velocity, states[0], *given, lambda p: states.append(p.latents))  # noqa: B023
             close(torch.stack(states), wanted, most)
 
 
@@ -197,7 +197,7 @@ def check_loop(case: dict, folder: Path) -> None:
             latents_length=case["latent_frames"],
             schedule=diffusion["sample_flow_shift"],
             noise=data["in.latents"].float(),
-            callback=lambda i, n, x: states.append(x),  # noqa: B023
+            callback=lambda p: states.append(p.latents),  # noqa: B023
             **way,
         )
         if half:

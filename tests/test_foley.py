@@ -28,7 +28,8 @@ from foley_lab.nn.attention import (
     spaced_index,
 )
 from foley_lab.nn.layers import TimeConv
-from foley_lab.samplers import guided, sample
+from foley_lab.samplers import sample
+from foley_lab.samplers.guidance import guided
 from foley_lab.signals import HUNYUAN_RATES, SMALL_RATES, Features
 from foley_lab.training.foley import OWN_SHARE, SOUND_WEIGHT, WORDINGS, FeatureSet
 from foley_lab.training.losses import flow_matching_loss
@@ -295,12 +296,12 @@ def test_up_to_a_window_generation_is_the_plain_path():
         without = transformer.prepare(*empty, seen.negative_text, 30)
         with_ = transformer.prepare(seen.visual, seen.sync, seen.text, 30)
 
-        def pair(x, t):
+        def velocities(x, t, both):
             return transformer.velocity(x, t, without), transformer.velocity(x, t, with_)
 
-        plain = sample(guided(pair, 2.0), make_noise([5, 9], 1, (4, 30)), "heun", 3)
+        plain = sample(guided(velocities, 2.0), make_noise([5, 9], 1, (4, 30)), "heun", 3)
     assert torch.allclose(got.latents, plain.latents, atol=1e-4)
-    assert got.network_calls == 6
+    assert got.network_calls == 6 and got.evaluations == 12
     assert not got.latents.requires_grad
 
 

@@ -11,18 +11,24 @@ for the whole clip, hence no seam, and the memory of the network is that of a fe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from foley_lab.generators.foley import Conditions, FoleyTransformer
-from foley_lab.samplers import Callback, Sampled, guided, instants, sample
+from foley_lab.samplers import Callback, Sampled, check_sampler, instants, sample
+from foley_lab.samplers.guidance import GUIDANCES, Guidance, Guided, find_guidance
 from foley_lab.samplers.official import sample_officially
+from foley_lab.samplers.schedules import optimal_times
 from foley_lab.signals import Features, Rates
+
+if TYPE_CHECKING:
+    from foley_lab.generators.step_cache import CachedTransformer, StepCache
 
 WINDOWS_AT_ONCE = 4
 """Windows in one network call; bounds the memory of long clips."""
@@ -57,6 +63,7 @@ class FlowGenerator:
             400 latents, and a clip of another length hears nothing earlier or later for it.
         window_s: Longest stretch the network sees at once; the length it was trained on.
         overlap_s: Common part of neighbouring windows, at most half a window.
+        schedules: The model's optimised schedules, see `samplers.schedules.optimal_times`.
 
     Raises:
         ValueError: If the overlap does not leave the windows room to advance.
@@ -70,6 +77,7 @@ class FlowGenerator:
         sync_spread: bool = True,
         window_s: float = 8.0,
         overlap_s: float = 2.0,
+        schedules: Mapping[str, Mapping[int, Sequence[float]]] | None = None,
     ):
         if not 0 < 2 * overlap_s <= window_s:
             raise ValueError(
@@ -78,6 +86,7 @@ class FlowGenerator:
             )
         self.transformer = transformer
         self.rates = rates
+        self.schedules = dict(schedules or {})
         self.sync_spacing_s = sync_spacing_s or 1 / Fraction(rates.sync_rate)
         per_latent = None if sync_spread else float(rates.sync_rate / rates.latent_rate)
         self.sync_per_latent = per_latent
@@ -94,22 +103,28 @@ class FlowGenerator:
         features: Features,
         num_steps: int = 8,
         guidance_scale: float = 2.0,
-        sampler: str = "euler",
+        sampler: str | Any = "euler",
         seeds: int | Sequence[int] = 0,
         takes: int = 1,
         latents_length: int | None = None,
-        schedule: str | float = "uniform",
+        schedule: str | float | Sequence[float] = "uniform",
         callback: Callback | None = None,
         noise: Tensor | None = None,
+        guidance: str | Guidance | Any = "plain",
+        step_cache: StepCache | None = None,
         official_solver: str | None = None,
     ) -> Sampled:
         """Latents of every clip and take, and what they cost.
 
         Args:
             features: Of B clips of one length.
-            num_steps, sampler, schedule, callback: See `samplers.sample`.
+            num_steps, sampler, schedule, callback: See `samplers.sample`; "optimal" is this
+                model's own table.
             guidance_scale: Weight of what was seen and read; at 1 or below the network runs without
                 the empty branch.
+            guidance: How it is applied, see `samplers.guidance`; a guider of diffusers brings its
+                own scale.
+            step_cache: Blocks answer anew only where they would differ from the step before.
             seeds: One per clip, or one for all; take k of a clip draws its noise from seed + k, so
                 it does not depend on what it is computed together with.
             takes: Versions per clip.
@@ -122,8 +137,10 @@ class FlowGenerator:
             Latents [B · takes, C, T], the takes of a clip next to each other.
 
         Raises:
-            ValueError: If seeds, takes, lengths or features do not fit.
+            ValueError: If seeds, takes, lengths or features do not fit, or the sampler, schedule or
+                guidance is none.
         """
+        guidance, schedule = self.choose(sampler, num_steps, schedule, guidance)
         clips = features.visual.shape[0]
         seeds = [seeds] * clips if isinstance(seeds, int) else list(seeds)
         self._check(features, seeds, takes, latents_length)
@@ -137,46 +154,103 @@ class FlowGenerator:
             )
         noise = noise.to(features.visual.device)
 
-        branches = 2 if guidance_scale > 1.0 else 1  # without and with conditions, or only with
+        asked = (
+            instants(sampler, num_steps, schedule) if official_solver is None else [0.0] * num_steps
+        )
+        cached = None if step_cache is None else step_cache.apply(self.transformer, len(asked))
+        # The official loop is left to compute what it computes.
+        known = sorted(set(asked), reverse=True) if official_solver is None else ()
+        velocity, batches = self.velocity(
+            features, guidance_scale, guidance, takes, length, known, len(asked), cached
+        )
+        if official_solver is None:
+            result = sample(velocity, noise, sampler, num_steps, schedule, callback)
+        else:
+            shift = schedule if isinstance(schedule, (int, float)) else 1.0
+            result = sample_officially(velocity, noise, official_solver, num_steps, shift, callback)
+        return Sampled(
+            result.latents,
+            result.network_calls * batches,
+            velocity.evaluations * batches,
+            1.0 if cached is None else cached.blocks_run / cached.blocks_asked,
+        )
+
+    def velocity(
+        self,
+        features: Features,
+        guidance_scale: float = 2.0,
+        guidance: Guidance | Any = GUIDANCES["plain"],
+        takes: int = 1,
+        latents_length: int | None = None,
+        known: Sequence[float] = (),
+        calls: int = 1,
+        cached: CachedTransformer | None = None,
+    ) -> tuple[Guided, int]:
+        """The field that `sample` follows.
+
+        Args:
+            features, guidance_scale, guidance, takes, latents_length: As of `sample`.
+            known: Times at which it will be asked for, so that work can be shared.
+            calls: How often.
+            cached: Stands in for the transformer.
+
+        Returns:
+            v(x, t) on [B · takes, C, T], and how many network calls each of its calls makes.
+        """
+        transformer = self.transformer if cached is None else cached
+        length = latents_length or self.rates.num_latents(features.duration_s)
+        table = transformer.tabulate(known) if len(known) <= MOST_TABULATED else {}
+        # Without and with conditions, or only with.
+        branches = 2 if guidance_scale > 1.0 or not isinstance(guidance, Guidance) else 1
         windows = split(length, self.window, self.overlap, self._grid())
-        table = {}
-        if official_solver is None and num_steps <= MOST_TABULATED:
-            table = self.transformer.tabulate(instants(sampler, num_steps, schedule))
+        weights = crossfade(windows, length).to(features.visual.device)
         batches = [
-            (
+            _Batch(
                 group,
                 replace(
                     self._prepare(features, [w for w, _ in group], length, takes, branches),
                     modulation=table,
                 ),
             )
-            for group in _groups(windows, crossfade(windows, length).to(noise.device))
+            for group in _groups(windows, weights)
         ]
 
-        def velocities(x: Tensor, t: float) -> Tensor:
-            total = x.new_zeros(branches, *x.shape)
-            for group, conditions in batches:
+        def velocities(x: Tensor, t: float, both: bool) -> tuple[Tensor | None, Tensor]:
+            asked = 2 if both else 1
+            total = x.new_zeros(asked, *x.shape)
+            for number, batch in enumerate(batches):
+                group = batch.group
                 cut = torch.stack([x[..., w.start : w.stop] for w, _ in group])  # [W, B, C, T']
-                cut = cut.expand(branches, *cut.shape).flatten(0, 2)  # [branches · W · B, C, T']
-                v = self.transformer.velocity(cut, t, conditions).float()
-                v = v.unflatten(0, (branches, len(group), -1))
-                for i, (w, weights) in enumerate(group):
-                    total[..., w.start : w.stop] += weights * v[:, i]
-            return total
+                cut = cut.expand(asked, *cut.shape).flatten(0, 2)  # [branches · W · B, C, T']
+                conditions = batch.conditions(asked == branches)
+                # What a step cache keeps belongs to these windows and branches.
+                with cached.context(f"{number}.{asked}") if cached else nullcontext():
+                    v = transformer.velocity(cut, t, conditions).float()
+                v = v.unflatten(0, (asked, len(group), -1))
+                for i, (w, row) in enumerate(group):
+                    total[..., w.start : w.stop] += row * v[:, i]
+            return (total[0] if both else None), total[-1]
 
-        def pair(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-            without, with_ = velocities(x, t)
-            return without, with_
+        scale = guidance_scale if branches == 2 else 1.0
+        return Guided(velocities, scale, guidance, calls), len(batches)
 
-        velocity = (
-            guided(pair, guidance_scale) if branches == 2 else lambda x, t: velocities(x, t)[0]
-        )
-        if official_solver is None:
-            result = sample(velocity, noise, sampler, num_steps, schedule, callback)
-        else:
-            shift = 1.0 if isinstance(schedule, str) else schedule
-            result = sample_officially(velocity, noise, official_solver, num_steps, shift, callback)
-        return Sampled(result.latents, result.network_calls * len(batches))
+    def choose(
+        self,
+        sampler: str | Any,
+        num_steps: int,
+        schedule: str | float | Sequence[float] = "uniform",
+        guidance: str | Guidance | Any = "plain",
+    ) -> tuple[Guidance | Any, str | float | Sequence[float]]:
+        """The guidance of a name, and a schedule in which "optimal" is looked up.
+
+        Raises:
+            ValueError: If a choice cannot be followed; nothing has been computed then.
+        """
+        if schedule == "optimal":
+            name = sampler if isinstance(sampler, str) else type(sampler).__name__
+            schedule = optimal_times(self.schedules, name, num_steps)
+        check_sampler(sampler, num_steps, schedule)
+        return find_guidance(guidance), schedule
 
     def _prepare(
         self, features: Features, group: Sequence[Window], length: int, takes: int, branches: int
@@ -313,3 +387,25 @@ def _groups(windows: Sequence[Window], weights: Tensor) -> list[list[tuple[Windo
         else:
             groups.append([entry])
     return groups
+
+
+class _Batch:
+    """Windows of one length and what the network is told of them.
+
+    The conditions of the conditional branch alone are cut from those of both when first asked for.
+    """
+
+    def __init__(self, group: list[tuple[Window, Tensor]], conditions: Conditions) -> None:
+        self.group, self.whole = group, conditions
+        self.half: Conditions | None = None
+
+    def conditions(self, whole: bool) -> Conditions:
+        """Of all rows, or of the conditional half."""
+        if whole:
+            return self.whole
+        if self.half is None:
+            rows = len(self.whole.visual)
+            self.half = self.whole.select(
+                torch.arange(rows // 2, rows, device=self.whole.visual.device)
+            )
+        return self.half

@@ -19,18 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from foley_lab.encoders.named import recast
 from foley_lab.generators.diffusion import FlowGenerator
+from foley_lab.generators.step_cache import StepCache
 from foley_lab.media import check_target, mux, probe, read_video, write_audio
 from foley_lab.media.writing import FILM_FILES
 from foley_lab.pipeline.pieces import PieceDecoder, decode_pieces
 from foley_lab.pipeline.residence import Residence
-from foley_lab.samplers import SAMPLERS
+from foley_lab.samplers import Progress, Sampled
+from foley_lab.samplers.guidance import Guidance, check_guidance
 from foley_lab.signals import (
     KINDS,
     MATERIALS,
@@ -89,6 +91,8 @@ class Defaults:
     guidance_scale: float = 2.5
     sampler: str = "euler"
     decoder: str = "vocoder"
+    schedule: str | float = "uniform"
+    guidance: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,15 @@ class Options:
     negative_prompt: str | None
     num_steps: int
     guidance_scale: float
-    sampler: str
+    sampler: str | Any
     decoder: str
     generator: str
     seed: int
     takes: int
     events: EventLog | None = None
+    schedule: str | float | Sequence[float] = "uniform"
+    guidance: str | Guidance | Any = "plain"
+    step_cache: StepCache | None = None
 
 
 @dataclass
@@ -118,6 +125,8 @@ class Result:
         options: The request with its defaults filled in.
         timings: Seconds of read, encode, generate, decode and, once saved, write.
         network_calls: How often the generator's network ran.
+        evaluations: Velocities computed for each take; a call under guidance takes two.
+        blocks_run: Share of the network's blocks that ran; below 1 only under a step cache.
         model, device, dtype: What generated it, and in which precision.
     """
 
@@ -130,6 +139,8 @@ class Result:
     model: str
     device: str
     dtype: str
+    evaluations: int = 0
+    blocks_run: float = 1.0
 
     @property
     def audio(self) -> Audio:
@@ -277,6 +288,10 @@ class Lab:
         callback: Callback | None = None,
         events: EventLog | None = None,
         seconds: float | None = None,
+        schedule: str | float | Sequence[float] | None = None,
+        guidance: str | Guidance | Any | None = None,
+        step_cache: str | StepCache | None = None,
+        on_step: OnStep | None = None,
     ) -> Result:
         """A sound for a video; None is the model's default.
 
@@ -286,7 +301,7 @@ class Lab:
             prompt, negative_prompt: What should sound, and what should not.
             num_steps: Steps of the sampler, 1 to 1000.
             guidance_scale: Weight of what was seen and read, 0 to 50; at 1 or below half the work.
-            sampler: One of `samplers.SAMPLERS`.
+            sampler: One of `samplers.SAMPLERS`, or a scheduler of diffusers.
             decoder, generator: The model's decoder by name, one of `GENERATORS`.
             seed: Take k draws its noise from seed + k and from nothing else.
             takes: Versions, 1 to 16.
@@ -295,6 +310,12 @@ class Lab:
                 prompt speaks where none is given, its materials hold whatever the prompt names,
                 and what lies beyond the picture's end is not heard.
             seconds: Length of the sound where there is no film; default that of the events, or 8.
+            schedule: Where the steps stand, see `samplers.schedules.times`.
+            guidance: How the guidance is applied, one of `samplers.guidance.GUIDANCES`, or a guider
+                of diffusers.
+            step_cache: One of `generators.step_cache.STEP_CACHES`, to spare work between steps.
+            on_step: Told after every step where the sound stands (`Stage`); `Stage.audio()` lets it
+                be heard as it forms. May answer the latents to go on from.
 
         Returns:
             Takes that last exactly as long as the picture, within ±0.99.
@@ -305,7 +326,8 @@ class Lab:
         """
         stream = self.stream(
             video, prompt, negative_prompt, num_steps, guidance_scale, sampler, decoder, generator,
-            seed, takes, callback, events, piece=PIECE, seconds=seconds,
+            seed, takes, callback, events, piece=PIECE, seconds=seconds, schedule=schedule,
+            guidance=guidance, step_cache=step_cache, on_step=on_step,
         )  # fmt: skip
         for _ in stream:
             pass
@@ -327,6 +349,10 @@ class Lab:
         events: EventLog | None = None,
         piece: int = STREAM_PIECE,
         seconds: float | None = None,
+        schedule: str | float | Sequence[float] | None = None,
+        guidance: str | Guidance | Any | None = None,
+        step_cache: str | StepCache | None = None,
+        on_step: OnStep | None = None,
     ) -> Stream:
         """The sound of a video in chunks, each as soon as it is decoded.
 
@@ -365,8 +391,14 @@ class Lab:
             seed=seed,
             takes=takes,
             events=events,
+            schedule=self.defaults.schedule if schedule is None else schedule,
+            guidance=self.defaults.guidance if guidance is None else guidance,
+            step_cache=_find_step_cache(step_cache),
         )
         check_options(options, (self.defaults.decoder,))
+        self.generator.choose(
+            options.sampler, options.num_steps, options.schedule, options.guidance
+        )
         if not _is_int(piece) or piece < 1:
             raise ValueError(f"piece {piece!r}, wanted latent frames, at least 1, e.g. 50")
         if video is None and events is None and not prompt:
@@ -391,7 +423,7 @@ class Lab:
             source = Path(os.fsdecode(video))
         else:
             raise ValueError(f"video {video!r:.80}, wanted the path of a film, give its path")
-        return Stream(self, source, options, callback or _ignore, piece)
+        return Stream(self, source, options, callback or _ignore, piece, on_step)
 
     def read(self, path: Path) -> Video:
         """The clip as the encoder wants to see it."""
@@ -413,12 +445,21 @@ class Lab:
             )
 
     def generate(
-        self, features: Features, options: Options, callback: Callback
-    ) -> tuple[Tensor, int]:
-        """Latents [takes, C, T] and how often the network ran."""
+        self,
+        features: Features,
+        options: Options,
+        callback: Callback,
+        on_step: OnStep | None = None,
+    ) -> Sampled:
+        """Latents [takes, C, T] and what they cost."""
         features = _on(features, self.device)
+
+        def told(progress: Progress) -> Tensor | None:
+            callback("generate", progress.done, progress.total)
+            return None if on_step is None else on_step(Stage(progress, self, features.duration_s))
+
         with span("generate", self.device), self.at_work("generate"):
-            sampled = self.generator.sample(
+            return self.generator.sample(
                 features,
                 num_steps=options.num_steps,
                 guidance_scale=options.guidance_scale,
@@ -426,20 +467,56 @@ class Lab:
                 seeds=options.seed,
                 takes=options.takes,
                 latents_length=self.rates.num_latents(features.duration_s),
-                callback=lambda done, total, _: callback("generate", done, total),
+                schedule=options.schedule,
+                guidance=options.guidance,
+                step_cache=options.step_cache,
+                callback=told,
             )
-        return sampled.latents, sampled.network_calls
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A sound on its way from noise.
+
+    Attributes:
+        progress: Steps done, the time reached, the latents.
+        lab: Whose sound it is.
+        duration_s: Of the sound.
+    """
+
+    progress: Progress
+    lab: Lab
+    duration_s: float
+
+    def audio(self, take: int = 0) -> Audio:
+        """What would be heard if the last velocity led straight to the sound, decoded; it costs the
+        decoder's time."""
+        lab, latents = self.lab, self.progress.estimate[take : take + 1]
+        count = lab.rates.num_samples(self.duration_s)
+        with torch.no_grad(), lab.at_work("decode"):
+            pieces = list(decode_pieces(lab.decoder, latents, lab.rates.hop_length, count, PIECE))
+        return Audio(torch.cat(pieces, -1)[0], lab.rates.sample_rate)
+
+
+OnStep = Callable[[Stage], Tensor | None]
+"""Told after each step of the sampler."""
 
 
 class Stream(Iterator[Audio]):
     """Chunks of a sound on its way; made by `Lab.stream`."""
 
     def __init__(
-        self, lab: Lab, source: Path | float, options: Options, callback: Callback, piece: int
+        self,
+        lab: Lab,
+        source: Path | float,
+        options: Options,
+        callback: Callback,
+        piece: int,
+        on_step: OnStep | None = None,
     ) -> None:
         self.timings = Timings()
         self._result: Result | None = None
-        self._chunks = self._run(lab, source, options, callback, piece)
+        self._chunks = self._run(lab, source, options, callback, piece, on_step)
 
     def __next__(self) -> Audio:
         return next(self._chunks)
@@ -456,7 +533,13 @@ class Stream(Iterator[Audio]):
         return self._result
 
     def _run(
-        self, lab: Lab, source: Path | float, options: Options, callback: Callback, piece: int
+        self,
+        lab: Lab,
+        source: Path | float,
+        options: Options,
+        callback: Callback,
+        piece: int,
+        on_step: OnStep | None,
     ) -> Iterator[Audio]:
         rates = lab.rates
         with collect(self.timings):
@@ -468,7 +551,8 @@ class Stream(Iterator[Audio]):
             callback("encode", 0, 1)
             features = lab.encode(video, options)
             video.views.clear()  # nothing looks at the frames again
-            latents, calls = lab.generate(features, options, callback)
+            sampled = lab.generate(features, options, callback, on_step)
+        latents = sampled.latents
         count = rates.num_samples(min(video.duration_s, features.duration_s))
         total = math.ceil(latents.shape[-1] / piece)
         pieces = decode_pieces(lab.decoder, latents, rates.hop_length, count, piece)
@@ -490,7 +574,9 @@ class Stream(Iterator[Audio]):
                     info=video,
                     options=options,
                     timings=self.timings,
-                    network_calls=calls,
+                    network_calls=sampled.network_calls,
+                    evaluations=sampled.evaluations,
+                    blocks_run=sampled.blocks_run,
                     model=lab.name,
                     device=str(lab.device),
                     dtype=str(lab.dtype).removeprefix("torch."),
@@ -521,15 +607,8 @@ def check_options(options: Options, decoders: Sequence[str]) -> None:
         raise ValueError(
             f"num_steps {o.num_steps!r}, wanted a whole number from 1 to {MAX_STEPS}, e.g. 8"
         )
-    scale = o.guidance_scale
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not (
-        0 <= scale <= MAX_GUIDANCE
-    ):  # fmt: skip
-        raise ValueError(
-            f"guidance_scale {scale!r}, wanted a number from 0 to {MAX_GUIDANCE:g}, e.g. 2"
-        )
+    check_guidance(o.guidance, o.guidance_scale, MAX_GUIDANCE)
     for name, value, known in (
-        ("sampler", o.sampler, tuple(SAMPLERS)),
         ("decoder", o.decoder, tuple(decoders)),
         ("generator", o.generator, GENERATORS),
     ):
@@ -548,6 +627,10 @@ def check_options(options: Options, decoders: Sequence[str]) -> None:
                 f"an event of kind {each.kind!r} and material {each.material!r}, wanted one of "
                 f"{', '.join(KINDS)} and one of {', '.join(MATERIALS)}, correct the log"
             )
+
+
+def _find_step_cache(cache: str | StepCache | None) -> StepCache | None:
+    return StepCache.named(cache) if isinstance(cache, str) else cache
 
 
 def _is_int(value: object) -> bool:

@@ -21,7 +21,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from foley_lab.samplers import Callback, Sampled, Velocity
+from foley_lab.samplers import Callback, Progress, Sampled
+from foley_lab.samplers.steps import Velocity
 
 FLUX_TOKENS = (256, 4096)
 """Numbers of tokens between which the shift of `flux` runs from its base to its most."""
@@ -122,11 +123,14 @@ def sample_officially(
         h = float(sigmas[step + 1] - sigmas[step])
         place = places[len(velocities)]
         t = float(sigmas[step]) + place * h if whole_steps else float(sigmas[call])
-        velocities.append(velocity(x, t).to(noise.dtype))
+        last = velocity(x, t).to(noise.dtype)
+        velocities.append(last)
         x = stage(start, h, velocities, x)
         done = len(velocities) == len(places)
         if done:
             start, step, velocities = x, step + 1, []
         if callback is not None and (done or not whole_steps):
-            callback(step if whole_steps else call + 1, num_steps, x)
-    return Sampled(x, num_steps * len(places) if whole_steps else num_steps)
+            count = step if whole_steps else call + 1
+            callback(Progress(count, num_steps, float(sigmas[count]), x, last))
+    calls = num_steps * len(places) if whole_steps else num_steps
+    return Sampled(x, calls, calls)

@@ -113,7 +113,10 @@ def _add_generate(commands: Any) -> None:
     add("--model", default="small", help="small, xl or xxl")
     add("--steps", type=int, help="of the sampler, 1 to 1000")
     add("--guidance-scale", type=float, help="weight of picture and words, 0 to 50")
-    add("--sampler", help="euler, ab2, midpoint, heun or rk4")
+    add("--sampler", help="euler, ab2, midpoint, heun, rk4; by diffusers dpmpp_2m, unipc, ddim")
+    add("--schedule", type=_schedule, help="uniform, cosine, optimal, or a shift such as 3")
+    add("--guidance", help="plain, interval, zero-star or rescaled")
+    add("--step-cache", help="first_block, taylorseer or magcache; by diffusers")
     add("--decoder", help="vocoder")
     add("--generator", default="flow", help="flow")
     add("--seed", type=int, default=0)
@@ -324,6 +327,9 @@ def _generate(args: argparse.Namespace) -> int:
             piece=STREAM_PIECE if args.stream else PIECE,
             events=events,
             seconds=args.seconds,
+            schedule=args.schedule,
+            guidance=args.guidance,
+            step_cache=args.step_cache,
         )
         for _ in stream:
             pass
@@ -347,6 +353,14 @@ def _generate(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _schedule(text: str) -> str | float:
+    """A name, or a shift."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _unread(lab: Any, prompt: str) -> list[str]:
     """A warning where the prompt is longer than the encoder reads."""
     end = lab.encoder.text.truncated(prompt)
@@ -367,8 +381,13 @@ def _report(result: Result, targets: Sequence[Path]) -> dict[str, Any]:
         "sampler": options.sampler,
         "decoder": options.decoder,
         "num_steps": options.num_steps,
+        "schedule": options.schedule,
         "network_calls": result.network_calls,
+        "evaluations": result.evaluations,
+        "blocks_run": result.blocks_run,
+        "guidance": options.guidance,
         "guidance_scale": options.guidance_scale,
+        "step_cache": options.step_cache.name if options.step_cache else None,
         "seed": options.seed,
         "device": result.device,
         "dtype": result.dtype,
