@@ -14,6 +14,7 @@ from foley_lab.media import read_audio
 from foley_lab.pipeline import presets
 from foley_lab.pipeline.lab import Lab
 from foley_lab.pipeline.pieces import CEILING, REACH, decode_pieces, limited
+from foley_lab.samplers import CALLS, SAMPLERS
 from foley_lab.signals import Event, EventLog, FoleyError, MediaError, MissingWeights
 
 
@@ -294,6 +295,13 @@ def test_saving_refuses_what_cannot_be(lab, film, tmp_path):
         ({"guidance_scale": 51}, "guidance_scale 51"),
         ({"guidance_scale": "2"}, "guidance_scale '2'"),
         ({"sampler": "ode45"}, "sampler 'ode45', wanted one of euler"),
+        ({"schedule": "steep"}, "schedule 'steep', wanted 'uniform', 'cosine', 'optimal'"),
+        ({"schedule": -1.0}, "schedule -1.0"),
+        ({"schedule": [1.0, 0.5, 0.2, 0.0]}, "a schedule of 4 times for 2 steps, wanted 3"),
+        ({"schedule": "optimal"}, "schedule 'optimal' for a model without a table"),
+        ({"guidance": "strong"}, "guidance 'strong', wanted one of plain, interval"),
+        ({"guidance": 7}, "guidance 7"),
+        ({"step_cache": "all"}, "step cache 'all', wanted one of first_block"),
         ({"decoder": "mp3"}, "decoder 'mp3', wanted one of vocoder"),
         ({"generator": "gan"}, "generator 'gan', wanted one of flow"),
         ({"seed": -1}, "seed -1"),
@@ -322,9 +330,59 @@ def test_a_missing_film_is_named(lab):
         lab("nowhere.mp4")
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ab2", "midpoint", "heun", "rk4"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_makes_a_sound(lab, film, sampler):
-    assert lab(film, sampler=sampler, guidance_scale=1.0).audio.samples.std() > 0
+    result = lab(film, sampler=sampler, guidance_scale=1.0)
+    assert result.audio.samples.std() > 0
+    assert result.network_calls == result.evaluations == 2 * CALLS.get(sampler, 1)
+
+
+def test_choices_of_the_sampler_reach_the_sound(lab, film):
+    plain = lab(film, num_steps=4)
+    assert plain.evaluations == 2 * plain.network_calls == 8
+    for choice in (
+        {"schedule": 3.0},
+        {"schedule": [1.0, 0.9, 0.4, 0.1, 0.0]},
+        {"schedule": "cosine"},
+        {"guidance": "interval"},
+        {"guidance": "zero-star"},
+        {"guidance": "rescaled"},
+        {"step_cache": "taylorseer"},
+    ):
+        other = lab(film, num_steps=4, **choice)
+        assert not torch.equal(other.audio.samples, plain.audio.samples), choice
+    assert other.blocks_run < 1 == plain.blocks_run
+
+
+def test_a_scheduler_of_diffusers_is_a_sampler(lab, film):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    theirs = lab(film, sampler=scheduler, guidance=ClassifierFreeGuidance(guidance_scale=2.5))
+    ours = lab(film, sampler="euler", guidance_scale=2.5)
+    assert torch.allclose(theirs.audio.samples, ours.audio.samples, atol=1e-4)
+
+
+def test_a_sound_can_be_heard_as_it_forms(lab, film):
+    heard, sounds = [], []
+
+    def listen(stage):
+        heard.append((stage.progress.done, stage.progress.total, stage.progress.t))
+        sounds.append(stage.audio(take=1).samples)
+
+    result = lab(film, num_steps=3, takes=2, on_step=listen)
+    assert [h[:2] for h in heard] == [(1, 3), (2, 3), (3, 3)] and heard[-1][2] == 0.0
+    assert torch.allclose(sounds[-1], result.takes[1].samples, atol=1e-5)  # the last is the sound
+    assert not torch.allclose(sounds[0], sounds[-1], atol=1e-3)
+    assert torch.equal(result.audio.samples, lab(film, num_steps=3, takes=2).audio.samples)
+
+
+def test_whoever_listens_may_set_the_latents(lab, film):
+    changed = lab(film, num_steps=3, on_step=lambda s: torch.zeros_like(s.progress.latents))
+    wanted = lab.decoder.decode(torch.zeros(1, 128, 25))[0, 0, 4800:9600]
+    got = changed.audio.samples[0, 4800:9600]  # turned down where it was too loud
+    assert torch.corrcoef(torch.stack([got, wanted]))[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("guidance_scale", [0, 1, 50.0])

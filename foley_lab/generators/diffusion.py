@@ -172,7 +172,7 @@ class FlowGenerator:
             result.latents,
             result.network_calls * batches,
             velocity.evaluations * batches,
-            1.0 if cached is None else cached.blocks_run / cached.blocks_asked,
+            1.0 if cached is None else cached.blocks_run / max(1, cached.blocks_asked),
         )
 
     def velocity(

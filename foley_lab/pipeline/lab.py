@@ -647,5 +647,20 @@ def _on(features: Features, device: torch.device) -> Features:
     return replace(features, **tensors)
 
 
+def joined(clips: Sequence[Features]) -> Features:
+    """Clips of one length as one batch, to be generated together; of their events none are kept.
+
+    Raises:
+        ValueError: If they differ in length.
+    """
+    if len({c.duration_s for c in clips}) != 1:
+        raise ValueError(
+            f"clips of {sorted({c.duration_s for c in clips})} s, wanted one length, sort them"
+        )
+    names = [f.name for f in fields(Features) if isinstance(getattr(clips[0], f.name), Tensor)]
+    tokens = {name: torch.cat([getattr(clip, name) for clip in clips]) for name in names}
+    return replace(clips[0], events=[], intervals=[], **tokens)
+
+
 def _ignore(stage: str, done: int, total: int) -> None:
     """Progress that nobody follows."""
