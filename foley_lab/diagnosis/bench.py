@@ -25,6 +25,7 @@ from foley_lab.diagnosis.bench_continuity import bench_continuity
 from foley_lab.diagnosis.bench_injections import bench_injections
 from foley_lab.diagnosis.bench_official import bench_official
 from foley_lab.diagnosis.bench_response import bench_response
+from foley_lab.diagnosis.bench_samplers import bench_samplers
 from foley_lab.diagnosis.bench_sync import bench_sync
 from foley_lab.diagnosis.bench_transformer import bench_transformer
 from foley_lab.diagnosis.sounds import mono, through_codec
@@ -151,6 +152,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "response": bench_response,
     "continuity": bench_continuity,
     "injections": bench_injections,
+    "samplers": bench_samplers,
     "transformer": lambda count=5, **_: bench_transformer(count),  # no clips, so no seeds, no split
     "official": lambda count=3, **_: bench_official(count),
 }

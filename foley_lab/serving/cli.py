@@ -645,10 +645,22 @@ def _bench(args: argparse.Namespace) -> int:
     for name in args.names or BENCHMARKS:
         tables[name] = BENCHMARKS[name](split=args.split, **given)
         for key, value in _flat(tables[name]):
-            print(f"{name} {key:<52} {_figure(value)}")
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                print(f"{name} {key}")
+                print("\n".join(_aligned(value)))
+            else:
+                print(f"{name} {key:<52} {_figure(value)}")
     if args.json:
         print(json.dumps(tables))
     return DONE
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Rows of one kind, a line each, under a heading."""
+    lines = [list(rows[0]), *([_figure(row[key]) for key in rows[0]] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join(map(str.rjust, line, widths))
 
 
 def _flat(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
