@@ -30,6 +30,7 @@ from foley_lab.pipeline.residence import Residence
 from foley_lab.signals import HUNYUAN_RATES, FoleyError
 from foley_lab.weights import (
     load_official,
+    load_schedules,
     load_strictly,
     official_files,
     official_metadata,
@@ -98,7 +99,11 @@ def load_official_lab(
     )
     spacing = Fraction(1) / SYNC_RATE
     generator = FlowGenerator(
-        transformer.to(home), HUNYUAN_RATES, spacing, sync_spread=compat is not None
+        transformer.to(home),
+        HUNYUAN_RATES,
+        spacing,
+        sync_spread=compat is not None,
+        schedules=load_schedules(name),
     )
     residences = {}
     if offload:

@@ -21,7 +21,7 @@ from foley_lab.generators.diffusion import FlowGenerator
 from foley_lab.generators.foley import FoleyConfig, FoleyTransformer
 from foley_lab.pipeline.lab import Defaults, Lab
 from foley_lab.signals import SMALL_RATES
-from foley_lab.weights import load_shipped
+from foley_lab.weights import load_schedules, load_shipped
 
 DTYPES = {
     "float32": torch.float32,
@@ -141,7 +141,8 @@ def _small(
     encoder.eyes.to(device)
     encoder.empty = tensors["empty_clip_feat"]
     codec = load_codec(*load_shipped("codec")).to(device)
-    generator = FlowGenerator(transformer.to(device, dtype).eval(), SMALL_RATES)
+    transformer = transformer.to(device, dtype).eval()
+    generator = FlowGenerator(transformer, SMALL_RATES, schedules=load_schedules("small"))
     return Lab(encoder, generator, codec, "small", SMALL_RATES, Defaults())
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DONE, BAD_INPUT, NO_WEIGHTS, PARTLY, INTERRUPTED = 0, 2, 3, 4, 130
 
-PARTS = ("codec", "encoder", "foley", "judge", "clips")
+PARTS = ("codec", "encoder", "foley", "judge", "clips", "schedule")
 """What `train` can train or make: modules of `foley_lab.training`."""
 
 

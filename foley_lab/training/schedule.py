@@ -35,6 +35,7 @@ from foley_lab.samplers.schedules import search_schedules, times
 from foley_lab.signals import Features, Video
 from foley_lab.synthetic.scenes import make_scene
 from foley_lab.training.clips import FIRST_SEED
+from foley_lab.weights import schedules_path
 
 ORDERS = {1: "euler", 2: "ab2"}
 
@@ -53,7 +54,8 @@ class ScheduleSearch:
         most_steps: Tables up to this number of steps.
         guidance_scale: None for the model's own.
         seed: Of the noise.
-        out: File of the table.
+        out: File of the table; None puts it where the model finds it, for the small model, whose
+            files ship with the package, into `.runs`.
     """
 
     base: str = "small"
@@ -65,7 +67,7 @@ class ScheduleSearch:
     most_steps: int = 16
     guidance_scale: float | None = None
     seed: int = 0
-    out: Path = Path(".runs") / "schedule" / "schedules.json"
+    out: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.clips <= 256 or not 0 < self.seconds <= 600:
@@ -182,7 +184,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=default.points, help="of the teacher")
     parser.add_argument("--shift", type=float, default=default.shift, help="of its times")
     parser.add_argument("--most-steps", type=int, default=default.most_steps)
-    parser.add_argument("--guidance-scale", type=float, help="default: the model's own")
+    parser.add_argument("--guidance-scale", type=float, help="default: its own")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the noise")
     parser.add_argument("--out", type=Path, default=default.out, metavar="FILE")
     run = ScheduleSearch(**vars(parser.parse_args()))
@@ -193,15 +195,20 @@ def main() -> None:
             bar.update(1 if done > 1 else 1 - bar.n)
 
         found = search(run, callback=tell)
-    run.out.parent.mkdir(parents=True, exist_ok=True)
-    part = run.out.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, run.out)
+    out = run.out or (
+        schedules_path(run.base)
+        if run.base != "small"
+        else Path(".runs") / "schedule" / "schedules.json"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    os.replace(part, out)
     for order, sampler in ORDERS.items():
         for n, miss in found[f"miss_{order}"].items():
             print(f"{sampler:6} {n:>3} steps   uniform {miss['uniform']:.3f}   "
                   f"optimal {miss['optimal']:.3f}")  # fmt: skip
-    print(run.out)
+    print(out)
 
 
 if __name__ == "__main__":

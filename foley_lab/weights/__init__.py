@@ -17,6 +17,7 @@ listing     everything in one list, and whether it is sound
 from foley_lab.weights.fetching import fetch
 from foley_lab.weights.listing import Entry, catalogue, verify
 from foley_lab.weights.official import convert, load_official, official_metadata
+from foley_lab.weights.schedules import load_schedules, schedules_path
 from foley_lab.weights.shards import MAX_BYTES, load_shards, save_shards
 from foley_lab.weights.shipped import SHIPPED, load_shipped, write_manifest
 from foley_lab.weights.sources import SOURCES, Source, official_files, weights_dir
@@ -33,12 +34,14 @@ __all__ = [
     "describe_size",
     "fetch",
     "load_official",
+    "load_schedules",
     "load_shards",
     "load_shipped",
     "load_strictly",
     "official_files",
     "official_metadata",
     "save_shards",
+    "schedules_path",
     "verify",
     "weights_dir",
     "write_manifest",
