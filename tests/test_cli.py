@@ -268,6 +268,10 @@ def test_bad_videos(capsys, tmp_path, make, says):
         ("--guidance-scale=-1", "guidance_scale -1"),
         ("--guidance-scale much", "invalid float value"),
         ("--sampler ode45", "sampler 'ode45', wanted one of"),
+        ("--schedule steep", "schedule 'steep', wanted 'uniform'"),
+        ("--schedule 0", "schedule 0.0, wanted 'uniform'"),
+        ("--guidance strong", "guidance 'strong', wanted one of plain"),
+        ("--step-cache all", "step cache 'all', wanted one of first_block"),
         ("--decoder mp3", "decoder 'mp3', wanted one of"),
         ("--generator gan", "generator 'gan', wanted one of"),
         ("--model large", "model 'large', wanted one of"),
@@ -290,6 +294,7 @@ def test_bad_videos(capsys, tmp_path, make, says):
         ("-o out.webm", "cannot hold"),
         ("-o /proc/out.mp4", "takes no new files"),
         ("-o out.wav --keep-audio", "keep_audio with a sound alone"),
+        ("--model xl --write-events seen.json", "--write-events with xl, which names no events"),
     ],
 )
 def test_bad_flags(capsys, film, monkeypatch, flags, says):
@@ -728,6 +733,25 @@ def test_interrupted_work_leaves_nothing(film, where, signum):
         process.kill()
     assert (process.returncode, err) == (130, "interrupted\n")
     assert names(film.parent) == ["clip.mp4"]
+
+
+def test_a_package_interrupted_while_it_loads_is_no_bug(capsys, film, monkeypatch):
+    def loading(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("the C-extensions failed") from interrupt
+
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(cli, "_generate", loading)
+    try:
+        assert run(capsys, "generate", film) == (130, "", "interrupted\n")
+        monkeypatch.setattr(cli, "_generate", lambda args: __import__("no_such_package"))
+        with pytest.raises(ImportError):
+            cli.main(["generate", str(film)])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, heeded)
 
 
 def test_interrupted_batch_stops_its_workers(capsys, film, tmp_path, monkeypatch):

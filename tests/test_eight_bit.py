@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foley_lab.generators.eight_bit import block_bytes, to_eight_bit
+from foley_lab.generators.eight_bit import block_bytes, is_eight_bit, to_eight_bit
 from foley_lab.generators.foley import FoleyConfig, FoleyTransformer
 
 CONFIG = FoleyConfig(2, 2, 128, 2, clip_dim=6, sync_dim=5, condition_dim=7, audio_vae_latent_dim=4)
@@ -34,7 +34,9 @@ def test_velocities_stay_and_memory_halves(dtype):
     pytest.importorskip("torchao")
     wanted, network = velocity(filled()), filled().to(dtype)
     before = block_bytes(network)
+    assert not is_eight_bit(network)
     got = velocity(to_eight_bit(network))
+    assert is_eight_bit(network)
     error = (got - wanted).norm() / wanted.norm()
     assert 1e-4 < error < 0.03
     assert block_bytes(network) < (0.55 if dtype == torch.bfloat16 else 0.3) * before

@@ -260,6 +260,12 @@ def test_the_own_sound_of_a_film_may_stay(lab, tmp_path):
     assert (with_ - without)[0, 24_000] == pytest.approx(0.45, abs=0.01)
 
 
+def test_the_end_of_a_prompt_that_is_not_read_is_told(lab, film):
+    assert lab(film, prompt="rain").warnings == []
+    (told,) = lab(film, prompt="rain on tin " * 200 + "dog").warnings
+    assert told.startswith("the end of the prompt was not read: ") and len(told) < 120
+
+
 def test_saving_refuses_what_cannot_be(lab, film, tmp_path):
     result = lab(film)
     with pytest.raises(ValueError, match="take 1, wanted 0 to 0"):

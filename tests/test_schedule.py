@@ -94,7 +94,7 @@ def test_a_search_on_films_takes_those_of_its_length(tmp_path):
     run = ScheduleSearch(data=tmp_path, clips=2, seconds=1.0, points=4, most_steps=2)
     assert search(run, tiny_lab())["clips"] == 1
     longer = ScheduleSearch(data=tmp_path, seconds=3.0, points=4, most_steps=2)
-    with pytest.raises(ValueError, match="2 films in .*, none of 3 s"):
+    with pytest.raises(ValueError, match=r"2 films in .*, none of 3 s"):
         search(longer, tiny_lab())
     nowhere = ScheduleSearch(data=tmp_path / "none", points=4, most_steps=2)
     with pytest.raises(ValueError, match="wanted a folder of films"):
@@ -117,7 +117,18 @@ def test_searches_that_cannot_be_are_refused(options, message):
 def test_the_command_writes_the_table_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("foley_lab.training.schedule.load", lambda name: tiny_lab())
     out = tmp_path / "deep" / "table.json"
-    line = "schedule --clips 1 --seconds 0.5 --points 4 --most-steps 2 --out".split()
+    line = [
+        "schedule",
+        "--clips",
+        "1",
+        "--seconds",
+        "0.5",
+        "--points",
+        "4",
+        "--most-steps",
+        "2",
+        "--out",
+    ]
     monkeypatch.setattr("sys.argv", [*line, str(out)])
     main()
     assert set(json.loads(out.read_text())["1"]) == {"1", "2"}

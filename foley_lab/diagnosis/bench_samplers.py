@@ -1,6 +1,6 @@
 """What a step buys: `foley-lab bench samplers`.
 
-Held-out clips of the clean split, eight seconds each, get their sound from the picture alone with
+Held-out clips of the clean split, four seconds each, get their sound from the picture alone with
 every sampler at 1 to 64 steps; then schedules, kinds of guidance and step caches are compared where
 they matter. Each row says
 
@@ -145,7 +145,7 @@ def bench_samplers(
     split: str = "clean",
     lab: Lab | None = None,
     rows: Sequence[Choice] | None = None,
-    seconds: float = 8.0,
+    seconds: float = 4.0,
     size: tuple[int, int] = (640, 360),
     rounds: int = 5,
     cache_dir: Path | None = None,

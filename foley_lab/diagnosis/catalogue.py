@@ -22,7 +22,7 @@ CATALOGUE = {
     "read back from 60 clips, and what silence, another clip and any metronome score; 3 min",
     "samplers": "what a step buys: every sampler at 1 to 64 steps, schedules, guidance and step "
     "caches, their price in calls and milliseconds, their quality on 50 clips beside Euler with 50 "
-    "steps; goes on where it was interrupted; 70 min",
+    "steps; goes on where it was interrupted; 40 min",
     "transformer": "what one call of the official XL transformer costs, on 3 of its blocks, beside "
     "the same class computing all of it anew; --count is the number of calls; 2 min",
     "official": "what a clip of 8 s costs with the official model on this machine, part by part, "

@@ -46,6 +46,12 @@ def to_eight_bit(transformer: FoleyTransformer) -> FoleyTransformer:
     return transformer.requires_grad_(False)
 
 
+def is_eight_bit(transformer: FoleyTransformer) -> bool:
+    """Whether its blocks are kept in eight bits."""
+    blocks = (*transformer.triple_blocks, *transformer.single_blocks)
+    return any(hasattr(p, "__tensor_flatten__") for block in blocks for p in block.parameters())
+
+
 def block_bytes(transformer: FoleyTransformer) -> int:
     """Memory of the blocks' weights, whatever they are kept in."""
     total = 0

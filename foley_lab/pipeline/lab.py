@@ -26,6 +26,7 @@ from torch import Tensor
 
 from foley_lab.encoders.named import recast
 from foley_lab.generators.diffusion import FlowGenerator
+from foley_lab.generators.eight_bit import is_eight_bit
 from foley_lab.generators.step_cache import StepCache
 from foley_lab.media import check_target, mux, probe, read_video, write_audio
 from foley_lab.media.writing import FILM_FILES
@@ -66,10 +67,21 @@ Callback = Callable[[str, int, int], None]
 """Told of progress as (stage, done, total); may raise to stop."""
 
 
+class TextReader(Protocol):
+    """What reads a prompt."""
+
+    def truncated(self, prompt: str) -> str:
+        """The end that is not read, "" where all of it is."""
+        ...
+
+
 class ClipEncoder(Protocol):
     """What a `Lab` asks of its encoder; `plays_events`: whether it takes a log instead of sight."""
 
     plays_events: bool
+
+    @property
+    def text(self) -> TextReader: ...
 
     def views_for(self, info: Video) -> Sequence[View]: ...
 
@@ -127,7 +139,8 @@ class Result:
         network_calls: How often the generator's network ran.
         evaluations: Velocities computed for each take; a call under guidance takes two.
         blocks_run: Share of the network's blocks that ran; below 1 only under a step cache.
-        model, device, dtype: What generated it, and in which precision.
+        model, device, dtype: What generated it, and in which precision its weights were.
+        unread: End of the prompt that was too long to be read.
     """
 
     takes: list[Audio]
@@ -141,6 +154,7 @@ class Result:
     dtype: str
     evaluations: int = 0
     blocks_run: float = 1.0
+    unread: str = ""
 
     @property
     def audio(self) -> Audio:
@@ -173,9 +187,11 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd about the file or the events, one line each."""
+        """What was odd about the file, the words or the events, one line each."""
         played, lasts_s = self.options.events, self.features.duration_s
         odd = list(self.info.warnings)
+        if self.unread:
+            odd.append(f"the end of the prompt was not read: {self.unread[:60]!r}")
         if played is None:
             return odd
         if abs(played.seconds - lasts_s) > LOG_SLACK_S:
@@ -208,7 +224,12 @@ class Result:
             )
         source, target = self.info.path, Path(os.fsdecode(path))
         film = target.suffix.lower() in FILM_FILES
-        if source is None and (film or keep_audio):
+        if source is None and keep_audio:
+            raise ValueError(
+                "keep_audio for a sound without a film, wanted a film whose sound can be kept, "
+                "leave it out"
+            )
+        if source is None and film:
             raise ValueError(
                 f"{target} for a sound without a film, wanted .wav, .flac or .ogg, "
                 "save the sound alone"
@@ -270,8 +291,15 @@ class Lab:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the generator's weights."""
+        """Precision in which the generator computes."""
         return self.generator.transformer.dtype
+
+    @property
+    def precision(self) -> str:
+        """What the generator's weights are kept in: "int8", or the name of `dtype`."""
+        if is_eight_bit(self.generator.transformer):
+            return "int8"
+        return str(self.dtype).removeprefix("torch.")
 
     def __call__(
         self,
@@ -579,7 +607,8 @@ class Stream(Iterator[Audio]):
                     blocks_run=sampled.blocks_run,
                     model=lab.name,
                     device=str(lab.device),
-                    dtype=str(lab.dtype).removeprefix("torch."),
+                    dtype=lab.precision,
+                    unread=lab.encoder.text.truncated(options.prompt),
                 )
             yield Audio(sound[0], rates.sample_rate)
 

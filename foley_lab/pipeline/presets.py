@@ -161,3 +161,5 @@ PRESETS: dict[str, Callable[..., Lab]] = {
     "xxl": _official("xxl"),
 }
 """Models by name."""
+WITHOUT_EVENTS = ("xl", "xxl")
+"""Those that see without naming events, and play no log."""

@@ -41,11 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every character
             stream.reconfigure(errors="backslashreplace")
+    heard: list[int] = []
     try:
-        with _terminated_like_interrupted():
+        with _interruptible(heard):
             args = build_parser().parse_args(argv)
             return args.run(args)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except ImportError:
+        if not heard:
+            raise
+        # A package that is interrupted while it loads says that it cannot be loaded.
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone
@@ -301,7 +308,14 @@ def _generate(args: argparse.Namespace) -> int:
         target = default_target(Path(args.video), Path(args.video).parent)
     else:
         raise ValueError("no video and no --out, wanted one of them, name the .wav to write")
+    if args.keep_audio and args.video is None:
+        raise ValueError("--keep-audio without a video, wanted one with sound, leave it out")
     events = EventLog.read(args.events) if args.events else None
+    if args.write_events and args.model in presets.WITHOUT_EVENTS:
+        raise ValueError(
+            f"--write-events with {args.model}, which names no events, wanted the small model, "
+            "leave it out"
+        )
     log_target = check_log_target(args.write_events) if args.write_events else None
     lab = presets.load(
         args.model,
@@ -342,7 +356,7 @@ def _generate(args: argparse.Namespace) -> int:
             callback("write", take + 1, args.takes)
         if log_target:
             result.log.write(log_target)
-    for warning in (*result.warnings, *_unread(lab, args.prompt), *lost):
+    for warning in (*result.warnings, *lost):
         _warn(warning)
     if args.json:
         print(json.dumps(_report(result, targets)))
@@ -359,12 +373,6 @@ def _schedule(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
-
-
-def _unread(lab: Any, prompt: str) -> list[str]:
-    """A warning where the prompt is longer than the encoder reads."""
-    end = lab.encoder.text.truncated(prompt)
-    return [f"the end of the prompt was not read: {end[:60]!r}"] if end else []
 
 
 def _report(result: Result, targets: Sequence[Path]) -> dict[str, Any]:
@@ -758,18 +766,23 @@ def _one_line(text: str) -> str:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A polite end (SIGTERM) cleans up as Ctrl-C does."""
+def _interruptible(heard: list[int]) -> Iterator[None]:
+    """A polite end (SIGTERM) cleans up as Ctrl-C does; `heard` tells afterwards that one came."""
 
-    def stop(*_: object) -> NoReturn:
+    def stop(number: int, *_: object) -> NoReturn:
+        heard.append(number)
         raise KeyboardInterrupt
 
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # whoever started us wants it unheard
+                signal.signal(number, stop)
     except ValueError:  # only the main thread hears signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
