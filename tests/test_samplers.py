@@ -186,6 +186,8 @@ def test_a_scheduler_of_the_caller_keeps_its_shift_and_its_state():
 
 
 def test_samplers_of_diffusers_say_when_it_is_absent(monkeypatch):
+    for name in [n for n in sys.modules if n.split(".")[0] == "diffusers"]:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"pip install 'foley-lab\[diffusers\]'"):
         sample(mixture_velocity, NOISE, "unipc")

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from foley_lab.generators.foley import SMALL, Conditions, FoleyTransformer
+from foley_lab.samplers.quiet import quietly
 
 RATIOS = Path(__file__).with_name("step_cache_ratios.json")
 """Of the small model, by number of calls; `calibrate` says how they were measured."""
@@ -97,6 +98,14 @@ class StepCache:
             raise ValueError(f"num_calls {num_calls!r}, wanted at least 1, e.g. num_steps")
         hooks = _diffusers_hooks(self.name)
         return CachedTransformer(transformer, self.hook_config(hooks, transformer, num_calls))
+
+    def prepare(self) -> None:
+        """Load what it needs, a matter of seconds the first time; `apply` would do so too.
+
+        Raises:
+            ValueError: If diffusers is not installed.
+        """
+        _diffusers_hooks(self.name)
 
     def hook_config(self, hooks: Any, transformer: FoleyTransformer, num_calls: int) -> Any:
         """The configuration that `diffusers.hooks` knows it by."""
@@ -384,10 +393,18 @@ def calibrate(
 
 
 def _diffusers_hooks(name: str) -> Any:
-    """The module `diffusers.hooks`."""
+    """The module `diffusers.hooks`, told of our blocks."""
     try:
-        from diffusers import hooks
-        from diffusers.hooks.mag_cache import MagCacheConfig  # noqa: F401  (the youngest in use)
+        with quietly():
+            from diffusers import hooks
+            from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+            from diffusers.hooks.mag_cache import MagCacheConfig  # noqa: F401  (the youngest)
+
+            # Where a block's answer holds the hidden states; it has no public name yet. The first
+            # time, diffusers imports all blocks that it knows itself.
+            TransformerBlockRegistry.register(
+                _Block, TransformerBlockMetadata(return_hidden_states_index=0)
+            )
     except ImportError as error:
         raise ValueError(
             f"step cache {name!r} needs diffusers, which is not installed or too old, "
@@ -398,7 +415,6 @@ def _diffusers_hooks(name: str) -> Any:
 
 def _hooked_blocks(count: int, hook_config: Any) -> Any:
     """A module of `count` blocks under hooks, with the `cache_context` that memory goes by."""
-    from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
     from diffusers.models.cache_utils import CacheMixin
 
     class Hooked(nn.Module, CacheMixin):
@@ -406,10 +422,6 @@ def _hooked_blocks(count: int, hook_config: Any) -> Any:
             super().__init__()
             self.blocks = nn.ModuleList(_Block() for _ in range(count))
 
-    # Where a block's answer holds the hidden states; it has no public name yet.
-    TransformerBlockRegistry.register(
-        _Block, TransformerBlockMetadata(return_hidden_states_index=0)
-    )
     hooked = Hooked()
     hooked.enable_cache(hook_config)
     return hooked

@@ -427,6 +427,8 @@ class Lab:
         self.generator.choose(
             options.sampler, options.num_steps, options.schedule, options.guidance
         )
+        if options.step_cache is not None:
+            options.step_cache.prepare()
         if not _is_int(piece) or piece < 1:
             raise ValueError(f"piece {piece!r}, wanted latent frames, at least 1, e.g. 50")
         if video is None and events is None and not prompt:

@@ -37,20 +37,22 @@ from foley_lab.generators.step_cache import FirstBlock, MagCache, StepCache, Tay
 from foley_lab.pipeline.lab import PIECE, Defaults, Lab, Stage
 from foley_lab.pipeline.residence import Residence
 from foley_lab.samplers import Sampled
+from foley_lab.samplers.quiet import quietly
 from foley_lab.signals import SMALL_RATES, EventLog, Features, FoleyError
 from foley_lab.weights import load_shards, save_shards
 
 try:
-    from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-    from diffusers.configuration_utils import ConfigMixin, register_to_config
-    from diffusers.models.cache_utils import CacheMixin
-    from diffusers.models.modeling_utils import ModelMixin
-    from diffusers.pipelines.pipeline_utils import AudioPipelineOutput, DiffusionPipeline
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-        FlowMatchEulerDiscreteScheduler,
-    )
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
-    from diffusers.utils.torch_utils import randn_tensor
+    with quietly():
+        from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+        from diffusers.configuration_utils import ConfigMixin, register_to_config
+        from diffusers.models.cache_utils import CacheMixin
+        from diffusers.models.modeling_utils import ModelMixin
+        from diffusers.pipelines.pipeline_utils import AudioPipelineOutput, DiffusionPipeline
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+            FlowMatchEulerDiscreteScheduler,
+        )
+        from diffusers.schedulers.scheduling_utils import SchedulerMixin
+        from diffusers.utils.torch_utils import randn_tensor
 except ImportError as error:
     raise ImportError(
         "diffusers is not installed, wanted it for its pipelines, "

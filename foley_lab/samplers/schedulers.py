@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foley_lab.samplers.quiet import quietly
 from foley_lab.samplers.schedules import times
 from foley_lab.samplers.steps import Velocity
 
@@ -97,7 +98,12 @@ class SchedulerSteps:
 
 def _named(name: str) -> Any:
     try:
-        import diffusers
+        with quietly():
+            from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+            from diffusers.schedulers.scheduling_dpmsolver_multistep import (
+                DPMSolverMultistepScheduler,
+            )
+            from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
     except ImportError as error:
         raise ValueError(
             f"sampler {name!r} needs diffusers, which is not installed, "
@@ -105,10 +111,10 @@ def _named(name: str) -> Any:
         ) from error
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     if name == "dpmpp_2m":
-        return diffusers.DPMSolverMultistepScheduler(solver_order=2, **flow)  # type: ignore[arg-type]
+        return DPMSolverMultistepScheduler(solver_order=2, **flow)  # type: ignore[arg-type]
     if name == "unipc":
-        return diffusers.UniPCMultistepScheduler(solver_order=2, **flow)  # type: ignore[arg-type]
-    return diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False)  # type: ignore
+        return UniPCMultistepScheduler(solver_order=2, **flow)  # type: ignore[arg-type]
+    return DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
 
 
 def _check(scheduler: Any, kind: str) -> None:
