@@ -23,12 +23,14 @@ from foley_lab.weights import (
     catalogue,
     convert,
     fetch,
+    fetching,
     load_official,
     official_files,
     verify,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
+FETCH = [sys.executable, "-m", "foley_lab", "weights", "fetch", "siglip2"]
 TENCENT, SIGLIP, CLAP = (SOURCES[name].origin for name in ("xl", "siglip2", "clap"))
 ALL = ("xl", "dac-vae", "synchformer", "siglip2", "clap")
 
@@ -130,13 +132,32 @@ def test_files_laid_there_by_hand_are_compared(hub, folder):
     assert (folder / "siglip2" / "config.json").read_bytes() == b"{}"
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "mirror", "http://"])
-def test_no_network_leaves_nothing(folder, monkeypatch, endpoint):
-    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+def test_no_network_leaves_nothing(folder, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MissingWeights, match=r"cannot be had from.*HF_ENDPOINT") as caught:
         fetch("siglip2")
     assert "\n" not in str(caught.value)
     assert not folder.exists()
+
+
+BAD_ENDPOINTS = ("mirror", "http://", "://x", "http://[", "http://a b", "http://a:99999", "ftp://x")
+
+
+@pytest.mark.parametrize("endpoint", [*BAD_ENDPOINTS, "http://a\nb"])
+def test_a_malformed_endpoint_is_told_in_one_line(folder, endpoint):
+    """In a process of its own: the hub's library reads it when it is imported."""
+    env = {**os.environ, "HF_ENDPOINT": endpoint}
+    done = subprocess.run(FETCH, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: HF_ENDPOINT ") and "https://huggingface.co" in done.stderr
+    assert not folder.exists()
+
+
+def test_an_empty_endpoint_is_not_set(folder, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert fetching._endpoint() == "https://huggingface.co"
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example:8080/hub/")
+    assert fetching._endpoint() == "http://mirror.example:8080/hub"
 
 
 @pytest.mark.parametrize("name", ["xl", "xxl", "dac-vae", "synchformer"])
@@ -287,9 +308,8 @@ def test_a_damaged_file_is_found(hub, folder):
 
 
 def test_offline_is_respected(hub, folder):
-    line = [sys.executable, "-m", "foley_lab", "weights", "fetch", "siglip2"]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=env)
+    done = subprocess.run(FETCH, cwd=ROOT, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout, hub.asked) == (3, "", [])
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "HF_HUB_OFFLINE" in done.stderr and not folder.exists()
@@ -299,5 +319,13 @@ def test_offline_does_not_matter_when_nothing_is_missing(hub, folder, monkeypatc
     first = fetch("siglip2")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert fetch("siglip2") == first
-    with pytest.raises(MissingWeights, match="HF_HUB_OFFLINE is set"):
-        fetch("clap")
+    with pytest.raises(MissingWeights, match="HF_HUB_OFFLINE is set") as caught:
+        fetch("xl")  # before any terms are spoken of
+    told = str(caught.value)
+    assert f"lay these files below {folder}: xl/hunyuanvideo_foley_xl.pth of {TENCENT}" in told
+    for file in ("dac-vae/vae_128d_48k.pth", "clap/model.safetensors", "clap/tokenizer.json"):
+        assert file in told
+    assert "siglip2/" not in told  # that is here
+    (folder / "siglip2" / "digests.json").unlink()
+    with pytest.raises(MissingWeights, match=r"siglip2 .*without digests on record.*as they are"):
+        fetch("siglip2")

@@ -1,7 +1,9 @@
 """Checkpoints: saved = loaded, in shards and whole; what is absent, damaged or mixed is named."""
 
+import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections import OrderedDict, namedtuple
 from dataclasses import replace
@@ -18,6 +20,7 @@ from foley_lab.weights import (
     MAX_BYTES,
     SHIPPED,
     catalogue,
+    catalogue_report,
     convert,
     describe_size,
     load_official,
@@ -137,6 +140,22 @@ def test_catalogue_tells_shipped_and_official(tmp_path, monkeypatch):
     assert official_files("xl") == [tmp_path / "xl" / "hunyuanvideo_foley_xl.pth"]
     with pytest.raises(ValueError, match="'xs', wanted one of xl, xxl"):
         official_files("xs")
+    report = json.loads(json.dumps(catalogue_report()))
+    assert report["folder"] == str(tmp_path)
+    told = {entry["name"]: entry for entry in report["weights"]}
+    assert told["xl"]["present"] and told["xl"]["path"] == str(tmp_path / "xl")
+    assert told["clap"]["missing"] == ["config.json", "model.safetensors"]
+
+
+def test_a_file_is_no_folder_of_weights(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("FOLEY_LAB_WEIGHTS", str(tmp_path / "file"))
+    for ask in (catalogue, lambda: verify("xl"), lambda: official_files("xl")):
+        with pytest.raises(FoleyError, match=r"FOLEY_LAB_WEIGHTS names .*file.*wanted a folder"):
+            ask()
+    monkeypatch.setenv("FOLEY_LAB_WEIGHTS", "~nobody-of-that-name/weights")
+    with pytest.raises(MissingWeights):
+        official_files("xl")
 
 
 def test_shipped_files_are_those_of_the_manifest():
@@ -161,8 +180,9 @@ def test_verify_finds_a_flipped_byte(tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(MissingWeights):
         verify("small/codec")
-    with pytest.raises(ValueError, match="wanted one of small"):
-        verify("large")
+    for name in ("large", "XL"):  # shipped and official names alike
+        with pytest.raises(ValueError, match=rf"'{name}', wanted one of small, small/codec, xl,"):
+            verify(name)
 
 
 # Official weights
@@ -383,6 +403,73 @@ def test_copies_are_verified(folder):
         verify("synchformer")
 
 
+def test_every_difference_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("foley_lab.weights.shipped.SHIPPED", tmp_path)
+    paths = [save_shards(tmp_path / "small" / p, {"w": torch.ones(9)}, {})[0] for p in "abc"]
+    write_manifest()
+    paths[0].write_bytes(b"")
+    paths[2].unlink()
+    with pytest.raises(FoleyError, match=r"2 faults: \(1\) .*a\.saf.*; \(2\) .*c\.saf") as caught:
+        verify("small")
+    assert "\n" not in str(caught.value) and "b.safetensors" not in str(caught.value)
+
+
+def test_a_copy_is_made_of_what_fits(folder):
+    """The check is asked before anything is written, and about a copy that was there."""
+    path = lay(folder, "dac-vae", {"state_dict": {"w": torch.ones(3)}, "metadata": {"a": 1}})
+    asked = []
+
+    def refuse(tensors, metadata):
+        asked.append((set(tensors), metadata))
+        raise FoleyError("no")
+
+    for ask in (convert, load_official, official_metadata):
+        with pytest.raises(FoleyError, match="no"):
+            ask("dac-vae", refuse)
+    assert os.listdir(path.parent) == [path.name]
+    convert("dac-vae")
+    with pytest.raises(FoleyError, match="no"):
+        convert("dac-vae", refuse)
+    assert asked == 4 * [({"w"}, {"a": 1})]
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"a": 1}', '{"a": {"bytes": 1}}'])
+def test_a_damaged_record_is_told_before_a_copy_is_made(folder, record):
+    path = lay(folder, "synchformer", {"w": torch.zeros(5)})
+    path.with_name("digests.json").write_text(record)
+    for ask in (convert, load_official, verify):
+        with pytest.raises(FoleyError, match=r"digests\.json is damaged"):
+            ask("synchformer")
+    assert sorted(os.listdir(path.parent)) == sorted(["digests.json", path.name])
+
+
+def test_a_copy_without_a_digest_is_no_sound_one(folder):
+    path = lay(folder, "synchformer", {"w": torch.zeros(5)})
+    copy = convert("synchformer")
+    record = path.with_name("digests.json")
+    facts = json.loads(record.read_text())
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    record.write_text(json.dumps({path.name: {"bytes": len(data), "sha256": digest}}))
+    with pytest.raises(FoleyError, match=rf"{copy.name} has no digest on record"):
+        verify("synchformer")
+    record.write_text(json.dumps({**facts, path.name: {"bytes": len(data), "sha256": digest}}))
+    assert verify("synchformer") == [copy, path]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_bare_pickles_are_searched_for_code(folder, protocol, recwarn):
+    path = folder / "xl" / "hunyuanvideo_foley_xl.pth"
+    path.write_bytes(pickle.dumps({"x": Code(folder / "ran")}, protocol))
+    with pytest.raises(FoleyError, match=r"carries code \(\w+\.mkdir\)"):
+        load_official("xl")
+    assert not (folder / "ran").exists()
+    path.write_bytes(pickle.dumps({"x": [1, "posix mkdir"]}, protocol))  # harmless, but no weights
+    with pytest.raises(FoleyError, match="cannot be read") as caught:
+        load_official("xl")
+    assert "carries code" not in str(caught.value) and not recwarn.list
+
+
 # Strict loading
 
 
@@ -438,8 +525,11 @@ def test_what_does_not_fit_is_named():
         FoleyError, match=r"without time_in\.mlp\.0\.bias.* and 1 more.*2 \+ 1 blocks"
     ):
         load_strictly(module, lacking, tolerate_unknown=True)
-    with pytest.raises(FoleyError, match="weights with more, wanted none"):
+    with pytest.raises(FoleyError, match=r"with more, wanted none.*right size: fetch it again"):
         load_strictly(module, tensors | {"more": torch.ones(1)})
+    whole = tensors | {"time_in.mlp.0.bias": torch.ones(32, dtype=torch.int32)}
+    with pytest.raises(FoleyError, match=r"a\.pth with time_in\.mlp\.0\.bias of torch\.int32"):
+        load_strictly(module, whole, source="a.pth")
     tensors["empty_clip_feat"] = torch.ones(1, 5)
     with pytest.raises(FoleyError, match=r"empty_clip_feat \[1, 5\].*wanted \[1, 768\]"):
         load_strictly(module, tensors)

@@ -11,16 +11,19 @@ memory of a long clip is that of its small uint8 frames.
 
 Departures from the published code, all off with `compat="reference"`: what follows a prompt is
 zero and masked, so that a prompt does not depend on the length of the negative prompt; there, the
-padding's own hidden states are kept and read. Frames and lengths: see `sampling`. With and without
-`compat`, only the picture half of SigLIP 2 and the words half of CLAP
-are ever loaded, pictures are turned as they are displayed, clips below 0.64 s are filled up to one
-segment, and prompts beyond CLAP's longest are cut.
+padding's own hidden states are kept and read. Frames and lengths: see `sampling`; films end at 15 s
+there, of which the video is given a warning. With and without `compat`, only the picture half of
+SigLIP 2 and the words half of CLAP are ever loaded, pictures are turned as they are displayed,
+clips below 0.64 s are filled up to one segment, and prompts beyond CLAP's longest are cut.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +32,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from foley_lab.encoders.sampling import (
+    REFERENCE_LONGEST_S,
+    REFERENCE_SECONDS,
     STRIDE,
     SYNC,
     VISUAL,
@@ -112,7 +117,10 @@ class ClapText:
         return nn.utils.rnn.pad_sequence([alone[text] for text in texts], batch_first=True)
 
     def truncated(self, prompt: str) -> str:
-        """The end of the prompt that the transformer does not read; empty when it reads all."""
+        """The end of the prompt that the transformer does not read; empty when it reads all.
+
+        Word pieces may start in the middle of a word, and so may the end.
+        """
         starts = [start for start, _ in self._tokens([prompt], offsets=True)["offset_mapping"][0]]
         lost = starts[self.max_tokens : -1]  # the last token only marks the end
         return prompt[lost[0] :] if lost else ""
@@ -187,29 +195,38 @@ class PretrainedEncoder:
 
         Raises:
             MissingWeights: If a file is not there.
-            FoleyError: If a file lacks tensors, or transformers is not installed.
+            FoleyError: If a file is damaged or lacks tensors, or transformers is not installed.
         """
         folder = Path(path)
         try:
-            from transformers import (
-                AutoTokenizer,
-                ClapTextModelWithProjection,
-                SiglipVisionModel,
-            )
+            with quiet_imports():
+                from transformers import (
+                    AutoTokenizer,
+                    ClapTextModelWithProjection,
+                    SiglipVisionModel,
+                )
         except ImportError as error:
             raise FoleyError(
                 "transformers is not installed, wanted it for the official encoders, "
                 "run pip install 'foley-lab[official]'"
+            ) from error
+        except ValueError as error:  # of the hub's library, which reads addresses at import
+            raise FoleyError(
+                f"transformers does not start ({error}), wanted a sound HF_ENDPOINT or none, "
+                "correct it or leave it out"
             ) from error
         siglip2, clap = folder / "siglip2", folder / "clap"
         for kind in (siglip2, clap):
             _check_present(kind, "config.json", "model.safetensors")
         if not (clap / "tokenizer.json").is_file():  # the older form of the same
             _check_present(clap, "vocab.json", "merges.txt")
+        told_in = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "config.json")
+        with _reading(clap, *told_in):
+            tokenizer = AutoTokenizer.from_pretrained(clap, local_files_only=True)
         return cls(
             _load(SiglipVisionModel, siglip2, "vision_model."),
             _load(ClapTextModelWithProjection, clap, "text_model.", "text_projection."),
-            AutoTokenizer.from_pretrained(clap, local_files_only=True),
+            tokenizer,
             sync,
             empty,
             device,
@@ -242,11 +259,13 @@ class PretrainedEncoder:
 
         Returns:
             Features with B = len(prompts) rows that share what was seen, float32. Where the video
-            is longer than the tokens (`compat`), `duration_s` is what they cover.
+            is longer than the tokens (`compat`), `duration_s` is what they cover, and the video
+            is told in its warnings if that is because it ends at 15 s.
 
         Raises:
-            ValueError: If the video lacks a view, events are given, or there is no video and the
-                encoder knows no empty tokens.
+            ValueError: If the video lacks a view, events are given, there is no video and the
+                encoder knows no empty tokens, or words alone are to last longer than the published
+                code can (`compat`).
         """
         if events is not None:
             raise ValueError(
@@ -255,6 +274,12 @@ class PretrainedEncoder:
             )
         texts = [NEGATIVE_PROMPT if negative_prompt is None else negative_prompt, *prompts]
         if video is None:
+            if self.compat and duration_s > REFERENCE_SECONDS:
+                raise ValueError(
+                    f"{duration_s:g} s of words alone with compat {self.compat!r}, wanted at most "
+                    f"{REFERENCE_SECONDS:g}, where the published code ends, ask for fewer seconds "
+                    "or leave compat out"
+                )
             visual, sync = self._unseen(duration_s)
         else:
             visual, sync, duration_s = self._seen(video)
@@ -281,7 +306,16 @@ class PretrainedEncoder:
         visual, sync = self._content(video.views[VISUAL].images), self._timing(frames)
         if self.compat is None:
             return visual, sync, video.duration_s
-        return visual, sync, num_latents(len(frames), self.compat) / HUNYUAN_RATES.latent_rate
+        covered_s = num_latents(len(frames), self.compat) / HUNYUAN_RATES.latent_rate
+        if video.duration_s > REFERENCE_LONGEST_S:
+            warning = (
+                f"the film lasts {video.duration_s:.2f} s and the sound {covered_s:.2f} s: the "
+                f"published code, as compat {self.compat!r} asks for, reads "
+                f"{REFERENCE_SECONDS:g} s"
+            )
+            if warning not in video.warnings:  # it may be encoded again
+                video.warnings.append(warning)
+        return visual, sync, covered_s
 
     def _content(self, images: Tensor) -> Tensor:
         """Frames uint8 [F, H, W, 3] to content tokens [1, F, Dv]."""
@@ -337,6 +371,71 @@ def _check_present(folder: Path, *names: str) -> None:
             )
 
 
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import transformers or torchao without their notes on kernels and deprecations.
+
+    They are about parts that are not used here, and nothing that a user could mend. Errors come
+    through.
+    """
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+
+    def grave(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    for logger in loggers:
+        logger.addFilter(grave)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(grave)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Load without transformers' progress bar: it is gone before it could be read."""
+    from transformers.utils import logging as told
+
+    shown = told.is_progress_bar_enabled()
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            told.enable_progress_bar()
+
+
+@contextmanager
+def _reading(folder: Path, *files: str) -> Iterator[None]:
+    """Name the damaged file where transformers stumbles over one: the first that is no JSON object,
+    or else the first.
+
+    Raises:
+        FoleyError: Of one line.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # there is no telling where damaged files lead
+        there = [folder / name for name in files if (folder / name).is_file()]
+        path = next((path for path in there if not _is_object(path)), there[0])
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise FoleyError(
+            f"{path} cannot be read ({why:.200}), wanted the published file, fetch it again: "
+            f"delete it and run `foley-lab weights fetch {folder.name}`"
+        ) from error
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a file holds a JSON object."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
+
+
 def _load(kind: Any, folder: Path, *prefixes: str) -> nn.Module:
     """A model of transformers from the tensors of its file whose names start so.
 
@@ -346,22 +445,26 @@ def _load(kind: Any, folder: Path, *prefixes: str) -> nn.Module:
         FoleyError: If the file is damaged or lacks some of the model.
     """
     path = folder / "model.safetensors"
-    config = kind.config_class.from_pretrained(folder, local_files_only=True)
+    with _reading(folder, "config.json"):
+        config = kind.config_class.from_pretrained(folder, local_files_only=True)
     try:
         with safe_open(path, framework="pt") as file:
             names = filter(lambda name: name.startswith(prefixes), file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise FoleyError(
-            f"{path} is damaged ({error}), wanted safetensors, fetch it again"
+            f"{path} is damaged ({error}), wanted safetensors, fetch it again: delete it and run "
+            f"`foley-lab weights fetch {folder.name}`"
         ) from error
     # From the tensors at hand, not from the folder: built and filled without a random start.
-    model, found = kind.from_pretrained(
-        None, config=config, state_dict=tensors, output_loading_info=True
-    )
+    with _reading(folder, "config.json"), _without_bars():
+        model, found = kind.from_pretrained(
+            None, config=config, state_dict=tensors, output_loading_info=True
+        )
     if lacking := sorted({*found["missing_keys"], *(k for k, *_ in found["mismatched_keys"])}):
         raise FoleyError(
             f"{path} lacks {len(lacking)} tensors such as {lacking[0]!r}, wanted those of its "
-            "config.json, fetch it again"
+            f"config.json, fetch it again: delete it and run `foley-lab weights fetch "
+            f"{folder.name}`"
         )
     return model

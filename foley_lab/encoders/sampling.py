@@ -44,7 +44,10 @@ SEGMENT_TOKENS = 8
 """Sync tokens of a segment: one for two frames."""
 
 REFERENCE_SECONDS = 15.0
-"""Where the published code stops to read."""
+"""Where the published code stops to read; the frame that starts there is the last."""
+
+REFERENCE_LONGEST_S = REFERENCE_SECONDS + 1 / float(SYNC_RATE)
+"""The longest sound of the published code, which makes it in one pass."""
 
 
 def frame_views(image_size: int, compat: Compat = None) -> Sequence[View]:

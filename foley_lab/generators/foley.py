@@ -18,7 +18,7 @@ step in `velocity`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -114,7 +114,8 @@ class FoleyConfig:
         """Read `model_kwargs` of an official YAML file; options without influence are passed over.
 
         Raises:
-            ValueError: If an option asks for a variant that has never been published.
+            ValueError: If an option asks for a variant that has never been published, one without
+                a default is missing, or one is no number that fits.
         """
         fixed = {
             "sync_modulation": False,
@@ -136,8 +137,34 @@ class FoleyConfig:
             "sync_kernel": "sync_in_ksz",
             "interleaved_rope": "interleaved_audio_visual_rope",
         }
-        official = {name: names.get(name, name) for name in cls.__dataclass_fields__}
-        return cls(**{name: options[key] for name, key in official.items() if key in options})
+        chosen: dict[str, Any] = {}
+        for each in fields(cls):
+            key = names.get(each.name, each.name)
+            if key in options:
+                chosen[each.name] = _fitting(key, options[key], str(each.type))
+            elif each.default is MISSING:
+                raise ValueError(
+                    f"model options {sorted(options)!r:.200} without {key}, wanted all of "
+                    "model_kwargs, use the options of the published xl or xxl model"
+                )
+        return cls(**chosen)
+
+
+def _fitting(key: str, value: Any, kind: str) -> Any:
+    """An option of a kind "int", "float" or "bool".
+
+    Raises:
+        ValueError: If it is none, or no size.
+    """
+    known = isinstance(value, bool) if kind == "bool" else type(value) in (int, float)
+    least = 0 if key == "sync_positions" else 1
+    if not known or (kind == "int" and (type(value) is not int or value < least)) or value < 0:
+        wanted = {"bool": "true or false", "int": f"a whole number from {least} on"}
+        raise ValueError(
+            f"{key} = {value!r:.60} in the model options, wanted {wanted.get(kind, 'a number')}, "
+            "use the options of the published xl or xxl model"
+        )
+    return value
 
 
 XXL = FoleyConfig(18, 36, 1536, 12)

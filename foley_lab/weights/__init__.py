@@ -15,8 +15,8 @@ listing     everything in one list, and whether it is sound
 """
 
 from foley_lab.weights.fetching import fetch
-from foley_lab.weights.listing import Entry, catalogue, verify
-from foley_lab.weights.official import convert, load_official, official_metadata
+from foley_lab.weights.listing import Entry, catalogue, catalogue_report, verify
+from foley_lab.weights.official import Check, convert, load_official, official_metadata
 from foley_lab.weights.schedules import load_schedules, schedules_path
 from foley_lab.weights.shards import MAX_BYTES, load_shards, save_shards
 from foley_lab.weights.shipped import SHIPPED, load_shipped, write_manifest
@@ -27,9 +27,11 @@ __all__ = [
     "MAX_BYTES",
     "SHIPPED",
     "SOURCES",
+    "Check",
     "Entry",
     "Source",
     "catalogue",
+    "catalogue_report",
     "convert",
     "describe_size",
     "fetch",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from foley_lab.signals import FoleyError
+from foley_lab.signals import FoleyError, MissingWeights
 
 _NAME = "digests.json"
 
@@ -28,12 +29,13 @@ def read_digests(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / _NAME
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(record[file]["bytes"], int) for file in record):
-            raise TypeError("no size")
+        facts = [(each["bytes"], each["sha256"]) for each in record.values()]
+        if not all(isinstance(size, int) and isinstance(digest, str) for size, digest in facts):
+            raise TypeError("no size or digest")
         return record
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FoleyError(
             f"{path} is damaged ({error}), wanted sizes and digests, delete it and run "
             f"`foley-lab weights fetch {folder.name}`"
@@ -52,6 +54,21 @@ def forget_digest(path: Path) -> None:
     record = read_digests(path.parent)
     if record.pop(path.name, None):
         _write(path.parent, record)
+
+
+def raise_together(faults: Sequence[FoleyError]) -> None:
+    """One error of one line for all that was found wrong; nothing if nothing was.
+
+    Raises:
+        MissingWeights: If all are absences.
+        FoleyError: Otherwise.
+    """
+    if not faults:
+        return
+    absent = all(isinstance(fault, MissingWeights) for fault in faults)
+    told = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
+    message = str(faults[0]) if len(faults) == 1 else f"{len(faults)} faults: {told}"
+    raise (MissingWeights if absent else FoleyError)(message)
 
 
 def _write(folder: Path, record: dict[str, dict[str, Any]]) -> None:

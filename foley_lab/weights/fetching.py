@@ -6,18 +6,20 @@ that under its own name there is a whole file or none. What an interrupted fetch
 aside, and the next one goes on from there.
 
 `HF_ENDPOINT` names another hub, `HF_HUB_OFFLINE=1` forbids the network, `HF_TOKEN` opens what is
-gated: all three are read by `huggingface_hub`.
+gated. The first is read here, the others by `huggingface_hub`; what is empty is not set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from foley_lab.signals import FoleyError, MissingWeights
 from foley_lab.weights.digests import forget_digest, read_digests, record_digest, sha256
@@ -31,8 +33,13 @@ from foley_lab.weights.sources import (
     weights_dir,
 )
 
+_WORDS = "tokenizer.json"
+"""What words are split by; comes along where the repository has it, and is wanted all the same."""
+
 _PICKLED = {"model.safetensors": "pytorch_model.bin"}
 """What older repositories hold instead; it is converted at once."""
+
+_HUB = "https://huggingface.co"
 
 _PIECE = 1 << 20  # bytes read at a time
 _TIMEOUT_S = 30.0
@@ -102,10 +109,14 @@ def fetch(
 
     Raises:
         ValueError: If no official weights have that name.
-        FoleyError: If terms have not been accepted, space is short, or a file arrives damaged.
-        MissingWeights: If the hub cannot be reached.
+        FoleyError: If terms have not been accepted, space is short, `HF_ENDPOINT` is no address,
+            or a file arrives damaged.
+        MissingWeights: If the hub cannot be reached, or must not be.
     """
     wanting = [each for each in needed_for(name) if not _is_complete(each)]
+    if wanting:
+        _endpoint()
+        _check_online(name, wanting)
     for each in wanting:
         source = SOURCES[each]
         if source.to_accept and not accept_licence:
@@ -171,10 +182,57 @@ def _record(remote: _Remote) -> None:
 
 
 def _endpoint() -> str:
-    """The hub in use, without a slash at its end."""
-    from huggingface_hub import constants
+    """The hub in use, without a slash at its end.
 
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    Raises:
+        FoleyError: If `HF_ENDPOINT` is no address. The hub's library stumbles over such when it is
+            imported, so this comes before.
+    """
+    chosen = os.environ.get("HF_ENDPOINT") or _HUB
+    try:
+        parts = urlsplit(chosen)
+        whole = bool(parts.hostname) and parts.port != 0  # reading the port checks it
+    except ValueError:
+        whole = False
+    if not whole or not re.fullmatch(r"https?://[!-~]+", chosen):
+        raise FoleyError(
+            f"HF_ENDPOINT {chosen!r}, wanted an address such as {_HUB}, correct it or leave it out"
+        )
+    return chosen.rstrip("/")
+
+
+def _check_online(name: str, wanting: Sequence[str]) -> None:
+    """Respect a forbidden network, and say what has to be brought by hand instead.
+
+    Raises:
+        FoleyError: If `huggingface_hub` is not installed.
+        MissingWeights: If the network is forbidden.
+    """
+    offline = False
+    with _reaching(name):
+        from huggingface_hub import constants
+
+        offline = constants.HF_HUB_OFFLINE
+    if not offline:
+        return
+    absent = [
+        f"{each}/{file} of {SOURCES[each].hub}"
+        for each in wanting
+        for file, path in located(each).items()
+        if path is None
+    ]
+    if "clap" in wanting and not (weights_dir() / "clap" / _WORDS).is_file():
+        absent.append(f"clap/{_WORDS} of {SOURCES['clap'].hub}")
+    if not absent:
+        raise MissingWeights(
+            f"{', '.join(wanting)} lie in {weights_dir()} without digests on record and "
+            "HF_HUB_OFFLINE is set, wanted the network to compare them, unset it or use them as "
+            "they are"
+        )
+    raise MissingWeights(
+        f"{name!r} is not whole and HF_HUB_OFFLINE is set, wanted the network, unset it or lay "
+        f"these files below {weights_dir()}: {', '.join(absent)}"
+    )
 
 
 @contextmanager
@@ -186,7 +244,7 @@ def _reaching(what: str) -> Iterator[None]:
         MissingWeights: If the hub is out of reach or refuses.
     """
     try:
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError
     except ModuleNotFoundError as error:
         raise FoleyError(
             f"{error.name} is not installed, wanted it to fetch weights, "
@@ -196,11 +254,6 @@ def _reaching(what: str) -> Iterator[None]:
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise MissingWeights(
-            f"{what} is not here and HF_HUB_OFFLINE is set, wanted the network, unset it or copy "
-            f"the files to {weights_dir()}"
-        ) from error
     except http_error as error:
         why = str(error).strip().split("\n")[0] or type(error).__name__
         raise MissingWeights(

@@ -17,11 +17,13 @@ import hashlib
 import json
 import os
 import pickle
+import pickletools
 import re
 import shutil
+import textwrap
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from foley_lab.signals import FoleyError
-from foley_lab.weights.digests import record_digest
+from foley_lab.weights.digests import read_digests, record_digest
 from foley_lab.weights.sources import SOURCES, converted, official_files
 
 _NAMES = {
@@ -47,32 +49,40 @@ _NAMES = {
 }
 """Types of numbers, as safetensors names them."""
 
+Check = Callable[[Mapping[str, Tensor], Mapping[str, Any]], None]
+"""Raises where tensors and metadata are not those of the model they are to become."""
 
-def load_official(name: str) -> dict[str, Tensor]:
+
+def load_official(name: str, check: Check | None = None) -> dict[str, Tensor]:
     """Tensors of official weights by name, on the CPU, mapped from the file where possible.
 
     The transformers come in bfloat16, everything else as it was published. The first call keeps a
     copy that later calls map; where there is no room for it, the pickle is read each time.
+
+    Args:
+        check: Asked before a copy is made, so that none is kept of a file that does not fit.
 
     Raises:
         ValueError: If no official weights have that name.
         MissingWeights: If they are absent.
         FoleyError: If the file is damaged, carries code, or holds no tensors.
     """
-    return _open(name)[0]
+    return _open(name, check)[0]
 
 
-def official_metadata(name: str) -> dict[str, Any]:
+def official_metadata(name: str, check: Check | None = None) -> dict[str, Any]:
     """What the file tells beside its tensors: of the codec `{"kwargs": {...}}`, else nothing.
 
-    Raises:
-        As `load_official`.
+    Args and errors are those of `load_official`.
     """
-    return _open(name)[1]
+    return _open(name, check)[1]
 
 
-def convert(name: str) -> Path:
+def convert(name: str, check: Check | None = None) -> Path:
     """Keep a copy of a pickle as safetensors, written aside and moved into place.
+
+    Args:
+        check: Asked about the copy, too, if it was there.
 
     Returns:
         The copy, which may have been there.
@@ -82,14 +92,14 @@ def convert(name: str) -> Path:
         FoleyError: If there is no room, or the file is damaged or carries code.
     """
     path = _checkpoint(name)
-    if path.suffix == ".safetensors":
-        if path.name in SOURCES[name].files:
-            raise ValueError(f"{name!r} comes as safetensors, wanted a pickle, use it as it is")
-        return path
-    if _is_copy_of(converted(path), path):
+    if path.name in SOURCES[name].files and path.suffix == ".safetensors":
+        raise ValueError(f"{name!r} comes as safetensors, wanted a pickle, use it as it is")
+    if path.suffix == ".safetensors" or is_copy_of(converted(path), path):
+        if check:
+            check(*_map(converted(path)))
         return converted(path)
     try:
-        return _convert(name, path)
+        return _convert(name, path, check)
     except OSError as error:
         raise FoleyError(
             f"{converted(path)} cannot be written ({_reason(error)}), wanted room for a copy, "
@@ -97,14 +107,14 @@ def convert(name: str) -> Path:
         ) from error
 
 
-def _open(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _open(name: str, check: Check | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = _checkpoint(name)
     if path.suffix == ".safetensors":
         return _map(path)
-    if _is_copy_of(converted(path), path):
+    if is_copy_of(converted(path), path):
         return _map(converted(path))
     try:
-        return _map(_convert(name, path))
+        return _map(_convert(name, path, check))
     except OSError as error:
         warnings.warn(
             f"{converted(path)} cannot be written ({_reason(error)}), {path.name} is read itself, "
@@ -143,16 +153,20 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         mapped = zipfile.is_zipfile(path)  # files of the older form cannot be
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bare pickles, which are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if code := re.search(r"\bGLOBAL ([\w.]+)", str(error)):
+        told = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        if code := told[1] if told else _called_by(path):
             raise FoleyError(
-                f"{path} carries code ({code[1]}), which has not been run, wanted tensors alone, "
+                f"{path} carries code ({code}), which has not been run, wanted tensors alone, "
                 "fetch the file anew from its publisher"
             ) from error
         raise _damaged(path, "no pickle of tensors") from error
     except Exception as error:  # there is no telling where damaged bytes lead the reader
-        raise _damaged(path, str(error).partition("\n")[0][:100] or "it is empty") from error
+        why = textwrap.shorten(str(error).partition("\n")[0], 120, placeholder=" …")
+        raise _damaged(path, why or "it is empty") from error
     if not isinstance(content, Mapping):
         raise _damaged(path, f"it holds a {type(content).__name__}")
     tensors, metadata = content, {}
@@ -168,6 +182,27 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return dict(tensors), dict(metadata)
 
 
+def _called_by(path: Path) -> str | None:
+    """What a bare pickle would call first, read without running it; None where it calls nothing.
+
+    torch's reader stops before these names where a pickle is of another protocol than its own.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1 << 20)
+    words: list[str] = []
+    try:
+        for step, argument, _ in pickletools.genops(head):
+            if isinstance(argument, str):
+                words += argument.split(" ")  # module and name
+            if step.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                name = ".".join(words[-2:])
+                if name != "collections.OrderedDict" and not name.startswith("torch."):
+                    return name
+    except Exception:  # as above: these bytes are nobody's
+        return None
+    return None
+
+
 def _damaged(path: Path, why: str) -> FoleyError:
     return FoleyError(
         f"{path} cannot be read ({why}), wanted tensors by name, delete it if it is damaged "
@@ -178,13 +213,16 @@ def _damaged(path: Path, why: str) -> FoleyError:
 # ------------------------------------------------------------------------------------ safetensors
 
 
-def _convert(name: str, path: Path) -> Path:
-    """The copy, made anew.
+def _convert(name: str, path: Path, check: Check | None) -> Path:
+    """The copy, made anew of a file that fits, beside a record that can be written to.
 
     Raises:
         OSError: If it cannot be written.
     """
+    read_digests(path.parent)
     tensors, metadata = read_pickle(path)
+    if check:
+        check(tensors, metadata)
     turned = [
         key
         for key, tensor in tensors.items()
@@ -271,7 +309,8 @@ def _identity(path: Path) -> str:
     return json.dumps({"file": path.name, "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns})
 
 
-def _is_copy_of(copy: Path, path: Path) -> bool:
+def is_copy_of(copy: Path, path: Path) -> bool:
+    """Whether a copy was made of this very file, which nobody has replaced or touched since."""
     if not copy.is_file():
         return False
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from foley_lab.signals import FoleyError, MissingWeights
-from foley_lab.weights.digests import sha256
+from foley_lab.weights.digests import raise_together, sha256
 from foley_lab.weights.shards import load_shards, part_of
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
@@ -49,23 +49,32 @@ def verify_shipped(name: str) -> list[Path]:
     Raises:
         ValueError: If the manifest lists nothing of that name.
         MissingWeights: If a file is absent.
-        FoleyError: If a file differs.
+        FoleyError: If a file differs; the message tells of every faulty one.
     """
     manifest = _manifest()
     files = [f for f in manifest if name in (f.split("/")[0], part_of(Path(f))[0])]
     if not files:
-        known = ", ".join(sorted({file.split("/")[0] for file in manifest}))
-        raise ValueError(f"no digests are known for {name!r}, wanted one of {known}")
+        raise ValueError(f"no weights {name!r}, wanted one of {', '.join(shipped_names())}")
+    faults: list[FoleyError] = []
     for file in files:
-        if not (SHIPPED / file).is_file():
-            raise MissingWeights(f"{SHIPPED / file} is absent, wanted it, install foley_lab anew")
-        found, wanted = sha256(SHIPPED / file), manifest[file]["sha256"]
-        if found != wanted:
-            raise FoleyError(
-                f"{SHIPPED / file} has SHA-256 {found[:12]}…, wanted {wanted[:12]}…, "
-                "install foley_lab anew"
+        path, wanted = SHIPPED / file, manifest[file]["sha256"]
+        if not path.is_file():
+            faults.append(MissingWeights(f"{path} is absent, wanted it, install foley_lab anew"))
+        elif (found := sha256(path)) != wanted:
+            faults.append(
+                FoleyError(
+                    f"{path} has SHA-256 {found[:12]}…, wanted {wanted[:12]}…, "
+                    "install foley_lab anew"
+                )
             )
+    raise_together(faults)
     return [SHIPPED / file for file in files]
+
+
+def shipped_names() -> list[str]:
+    """What `verify_shipped` takes: the models, then their parts."""
+    parts = list(shipped_parts())
+    return [*sorted({part.split("/")[0] for part in parts}), *parts]
 
 
 def write_manifest() -> Path:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from foley_lab.signals import MissingWeights
+from foley_lab.signals import FoleyError, MissingWeights
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,29 @@ _BESIDE = ("dac-vae", "synchformer", "siglip2", "clap")
 
 
 def weights_dir() -> Path:
-    """Folder of the official weights: `$FOLEY_LAB_WEIGHTS`, else `~/.cache/foley_lab/weights`."""
+    """Folder of the official weights: `$FOLEY_LAB_WEIGHTS`, else `~/.cache/foley_lab/weights`.
+
+    Raises:
+        FoleyError: If there is a file in its place.
+    """
     chosen = os.environ.get("FOLEY_LAB_WEIGHTS") or "~/.cache/foley_lab/weights"
-    return Path(chosen).expanduser()
+    folder = Path(os.path.expanduser(chosen))  # which, unlike `Path`'s, passes unknown users over
+    if folder.exists() and not folder.is_dir():
+        raise FoleyError(
+            f"FOLEY_LAB_WEIGHTS names {folder}, which is a file, wanted a folder, name the one "
+            "that holds xl, dac-vae and the others"
+        )
+    return folder
 
 
 def is_official(name: str) -> bool:
     """Whether weights of that name are published elsewhere."""
     return name in SOURCES and bool(SOURCES[name].files)
+
+
+def official_names() -> list[str]:
+    """All weights that are published elsewhere."""
+    return [name for name in SOURCES if is_official(name)]
 
 
 def needed_for(name: str) -> tuple[str, ...]:
@@ -138,8 +153,8 @@ def needed_for(name: str) -> tuple[str, ...]:
         ValueError: If no official weights have that name.
     """
     if not is_official(name):
-        official = ", ".join(key for key, source in SOURCES.items() if source.files)
-        raise ValueError(f"no official weights {name!r}, wanted one of {official}")
+        known = ", ".join(official_names())
+        raise ValueError(f"no official weights {name!r}, wanted one of {known}")
     return (name, *_BESIDE) if name in ("xl", "xxl") else (name,)
 
 

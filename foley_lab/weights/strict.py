@@ -10,6 +10,7 @@ tensors themselves:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 
@@ -22,7 +23,10 @@ _SIZES = {(12, 24, 1408): "xl", (18, 36, 1536): "xxl"}
 
 
 def load_strictly(
-    module: nn.Module, tensors: Mapping[str, Tensor], tolerate_unknown: bool = False
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    tolerate_unknown: bool = False,
+    source: str | os.PathLike[str] = "weights",
 ) -> list[str]:
     """Give a module its tensors, as they are: dtype and device become those of the tensors.
 
@@ -31,28 +35,44 @@ def load_strictly(
         tensors: By the names of the module's `state_dict`. They are taken over, not copied.
         tolerate_unknown: Pass over names the module does not know. The official transformers may
             carry what only their training used.
+        source: File they come from, as errors are to name it.
 
     Returns:
         The names passed over, sorted.
 
     Raises:
-        FoleyError: If a tensor is missing or has another shape, or a name is unknown; the module
-            is then left as it was.
+        FoleyError: If a tensor is missing, has another shape or holds whole numbers where the
+            module computes with fractions, or a name is unknown; the module is then left as it was.
     """
     wanted = module.state_dict()
     what = f"{type(module).__name__} of {len(wanted)} tensors"
-    remedy = f"the file looks like {describe_size(tensors)}, name the model it belongs to"
+    looks = describe_size(tensors)
+    remedy = (
+        f"the file looks like {looks}, which is the right size: fetch it again"
+        if looks == describe_size(wanted)
+        else f"the file looks like {looks}, name the model it belongs to or fetch it again"
+    )
     if missing := wanted.keys() - tensors.keys():
-        raise FoleyError(f"weights without {_some(missing)}, wanted all for a {what}, {remedy}")
+        raise FoleyError(f"{source} without {_some(missing)}, wanted all for a {what}, {remedy}")
     if differing := [key for key in wanted if wanted[key].shape != tensors[key].shape]:
         key = differing[0]
         raise FoleyError(
-            f"weights with {key} {list(tensors[key].shape)} and {len(differing) - 1} more of "
+            f"{source} with {key} {list(tensors[key].shape)} and {len(differing) - 1} more of "
             f"another shape, wanted {list(wanted[key].shape)} for a {what}, {remedy}"
+        )
+    whole = [
+        key
+        for key in wanted
+        if wanted[key].is_floating_point() and not tensors[key].is_floating_point()
+    ]
+    if whole:
+        raise FoleyError(
+            f"{source} with {_some(whole)} of {tensors[whole[0]].dtype}, wanted floats for a "
+            f"{what}, {remedy}"
         )
     unknown = sorted(tensors.keys() - wanted.keys())
     if unknown and not tolerate_unknown:
-        raise FoleyError(f"weights with {_some(unknown)}, wanted none but a {what}, {remedy}")
+        raise FoleyError(f"{source} with {_some(unknown)}, wanted none but a {what}, {remedy}")
     module.load_state_dict({key: tensors[key] for key in wanted}, assign=True)
     left = [key for key, buffer in module.named_buffers() if buffer.is_meta]
     assert not left, f"{left} are in no state dict: build the module off the meta device"
