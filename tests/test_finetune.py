@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -437,6 +438,111 @@ def test_films_to_adapter_by_the_command_line(folder, tmp_path, monkeypatch, cap
     assert "3 windows" in out and "on these films themselves" in out and "note:" not in err
     result = tiny_lab()
     assert apply_adapter(result.generator.transformer, out.splitlines()[-1]).base == "small"
+
+    finetune.main([*(str(word) for word in words[:2]), "--full", "--out", str(tmp_path / "full"),
+                   "--steps", "1", "--batch", "2"])  # fmt: skip
+    path = capsys.readouterr().out.splitlines()[-1]
+    assert path == str(tmp_path / "full" / "weights.safetensors")  # which is no adapter
+    assert apply_adapter(tiny_lab().generator.transformer, path).rank == 0
+
+
+def listening(monkeypatch) -> list[str]:
+    """Loads a tiny model, and tells whether one was loaded."""
+    loaded = []
+    monkeypatch.setattr(
+        finetune.presets, "load", lambda name, *a, **_: loaded.append(name) or tiny_lab()
+    )
+    return loaded
+
+
+def refused(capsys, *words) -> str:
+    """The one line of a refusal by the command."""
+    from foley_lab.serving import cli
+
+    assert cli.main(["train", "foley", "--base", "small", *(str(word) for word in words)]) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith(("warning:", "films:"))]
+    assert not out and len(lines) == 1 and lines[0].startswith("error: "), err
+    return lines[0]
+
+
+def test_a_run_is_named_after_its_base_and_its_films(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [
+        str(finetune.run_of(parse(["--data", "films", "--base", base])).folder)
+        for base in ("small", "xl")
+    ]
+    assert names == [".runs/tuned-small-films", ".runs/tuned-xl-films"]
+    assert str(finetune.run_of(parse(["--data", "a", "--out", "b/c"])).folder) == "b/c"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--steps 0", "--steps 0, wanted at least 1"),
+        ("--steps -5", "--steps -5, wanted at least 1"),
+        ("--minutes 0", "--minutes 0, wanted a number above 0"),
+        ("--minutes nan", "--minutes nan, wanted"),
+        ("--minutes inf", "--minutes inf, wanted"),
+    ],
+)
+def test_a_run_without_end_or_beginning_is_refused(capsys, folder, monkeypatch, flags, says):
+    loaded = listening(monkeypatch)
+    assert says in refused(capsys, "--data", folder, *flags.split())
+    assert not loaded
+
+
+def test_what_can_be_refused_is_refused_before_films_are_read(
+    capsys, folder, tmp_path, monkeypatch
+):
+    loaded = listening(monkeypatch)
+    words = ["--data", folder, "--out", tmp_path / "run", "--steps", "1", "--batch", "2"]
+    finetune.main([str(word) for word in [*words, "--rank", "2"]])
+    assert loaded == ["small"]
+    capsys.readouterr()
+    for changed in (["--rank", "3"], ["--rank", "2", "--seed", "1"], ["--full"]):
+        said = refused(capsys, *words, *changed)
+        assert "holds a run with" in said and "--out" in said
+    (tmp_path / "run" / "last.pt").write_bytes(b"cut short")
+    assert "is no checkpoint" in refused(capsys, *words, "--rank", "2")
+    (folder / "captions.csv").write_text("a,b\n1,2\n")
+    assert "captions.csv cannot be read" in refused(capsys, "--data", folder)
+    (folder / "captions.csv").unlink()
+    monkeypatch.delitem(sys.modules, "foley_lab.training.low_rank", raising=False)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert "pip install foley-lab[finetune]" in refused(
+        capsys, "--data", folder, "--out", tmp_path / "new"
+    )
+    assert loaded == ["small"] and not (tmp_path / "new").exists()
+
+
+def test_films_that_will_not_do_leave_nothing(capsys, tmp_path, monkeypatch):
+    listening(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "a.mp4").write_bytes(b"no film")
+    assert "none that can be used" in refused(capsys, "--data", "junk")
+    assert [path.name for path in tmp_path.iterdir()] == ["junk"]
+
+
+def test_a_run_wants_a_folder_of_its_own(capsys, folder, tmp_path, monkeypatch):
+    loaded = listening(monkeypatch)
+    full = tmp_path / "papers"
+    full.mkdir()
+    (full / "thesis.txt").write_text("years")
+    said = refused(capsys, "--data", folder, "--out", full)
+    assert "holds 'thesis.txt' and no run" in said
+    for afile in (full / "thesis.txt", full / "thesis.txt" / "below"):
+        assert "is a file, wanted a folder" in refused(capsys, "--data", folder, "--out", afile)
+    if Path("/proc").is_dir():  # which refuses even a superuser
+        assert "takes no new files" in refused(capsys, "--data", folder, "--out", "/proc/none")
+    assert not loaded and [path.name for path in full.iterdir()] == ["thesis.txt"]
+    for fine in (tmp_path / "absent", tmp_path / "empty", tmp_path / "begun"):
+        if fine.name != "absent":
+            fine.mkdir()
+        if fine.name == "begun":
+            (fine / "cache").mkdir()
+        finetune.check_folder(fine)
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch):

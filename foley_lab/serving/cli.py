@@ -117,22 +117,8 @@ def _add_generate(commands: Any) -> None:
     add("--seconds", type=float, help="length without a video (default: 8, or that of the events)")
     add("--prompt", default="", help="what should sound")
     add("--negative-prompt", help="what should not")
-    add("--model", default="small", help="small, xl or xxl")
-    add("--steps", type=int, help="of the sampler, 1 to 1000")
-    add("--guidance-scale", type=float, help="weight of picture and words, 0 to 50")
-    add("--sampler", help="euler, ab2, midpoint, heun, rk4; by diffusers dpmpp_2m, unipc, ddim")
-    add("--schedule", type=_schedule, help="uniform, cosine, optimal, or a shift such as 3")
-    add("--guidance", help="plain, interval, zero-star or rescaled")
-    add("--step-cache", help="first_block, taylorseer or magcache; by diffusers")
-    add("--decoder", help="vocoder")
-    add("--generator", default="flow", help="flow")
+    _add_model(generate)
     add("--seed", type=int, default=0)
-    add("--takes", type=int, default=1, help="versions, 1 to 16; the second is written to *_2")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16; xl, xxl: int8")
-    add("--offload", action="store_true", help="xl, xxl: weights wait in host memory")
-    add("--adapter", metavar="FILE", help="of a fine-tuning, `train foley --base small --help`")
-    add("--compat", choices=("reference",), help="xl, xxl: frames and lengths as published")
     add("--stream", action="store_true", help="decode in short chunks, the first one early")
     add("--keep-audio", action="store_true", help="mix the video's own sound under")
     add("--events", metavar="LOG", help="event log to play instead of what is seen")
@@ -141,8 +127,39 @@ def _add_generate(commands: Any) -> None:
     generate.set_defaults(run=_generate)
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What `generate` and `batch` ask of a model in the same words."""
+    add = parser.add_argument
+    add("--model", default="small", help="small, xl or xxl")
+    add("--steps", type=int, help="of the sampler, 1 to 1000")
+    add("--guidance-scale", type=float, help="weight of picture and words, 0 to 50")
+    add("--sampler", help="euler, ab2, midpoint, heun, rk4; by diffusers dpmpp_2m, unipc, ddim")
+    add("--schedule", type=_schedule, help="uniform, cosine, optimal, or a shift such as 3")
+    add("--guidance", help="plain, interval, zero-star or rescaled")
+    add("--step-cache", help="first_block, taylorseer or magcache; by diffusers")
+    add("--decoder", help="vocoder; xl, xxl: dac-vae")
+    add("--generator", default="flow", help="flow")
+    add("--takes", type=int, default=1, help="versions, 1 to 16; the second is written to *_2")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--dtype", default="auto", help="auto, float32, bfloat16, float16; xl, xxl: int8")
+    add("--offload", action="store_true", help="xl, xxl: weights wait in host memory")
+    add("--adapter", metavar="FILE", help="of a fine-tuning, `train foley --base small --help`")
+    add(
+        "--compat",
+        choices=("reference",),
+        help="xl, xxl: as published, mistakes included; ends at 15 s",
+    )
+
+
 def _add_batch(commands: Any) -> None:
-    batch = commands.add_parser("batch", help="a sound for every row of a list")
+    batch = commands.add_parser(
+        "batch",
+        help="a sound for every row of a list",
+        description="Gives every row of a list a sound. A row without `out` writes "
+        "<stem>_foley.mp4; rows that share that name are numbered _2, _3, ... in the order of "
+        "their videos, prompts and seeds, so that results do not depend on the order of the rows. "
+        "The flags hold for all rows and are checked before the first one runs.",
+    )
     add = batch.add_argument
     add(
         "list",
@@ -153,11 +170,14 @@ def _add_batch(commands: Any) -> None:
     )
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     add("--workers", type=int, default=1, help="videos at the same time")
-    add("--skip-existing", action="store_true", help="leave rows whose result is there")
-    add("--model", default="small", help="small, xl or xxl")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16; xl, xxl: int8")
-    add("--adapter", metavar="FILE", help="of a fine-tuning")
+    add(
+        "--skip-existing",
+        action="store_true",
+        help="leave rows whose result is there and was made of the same video, words, seed, model "
+        "and flags, as DIR/.foley_batch tells; what it knows nothing of was not made here and is "
+        "left with a warning, but made anew where rows share its name",
+    )
+    _add_model(batch)
     add("--json", action="store_true", help="end with one line of JSON")
     batch.set_defaults(run=_batch)
 
@@ -258,7 +278,9 @@ def _add_bench(commands: Any) -> None:
 def _add_weights(commands: Any) -> None:
     weights = commands.add_parser("weights", help="what is present, from where, on which terms")
     what = weights.add_subparsers(dest="what", required=True, metavar="list|fetch|verify|convert")
-    what.add_parser("list", help="all of them").set_defaults(run=_weights_list)
+    listed = what.add_parser("list", help="all of them, and the folder of the official ones")
+    listed.add_argument("--json", action="store_true", help="end with one line of JSON")
+    listed.set_defaults(run=_weights_list)
     official = "dac-vae, synchformer, siglip2 or clap"
     fetch = what.add_parser(
         "fetch",
@@ -432,19 +454,41 @@ def _peak_memory_bytes(device: str) -> int | None:
 
 
 def _batch(args: argparse.Namespace) -> int:
-    from foley_lab.serving.batch import plan, run
-
-    jobs = plan(args.list, args.out)
     if args.workers < 1:
         raise ValueError(f"workers {args.workers}, wanted at least 1, e.g. 2")
+    from foley_lab.serving.batch import choose, origin, plan, run
+
+    jobs = plan(args.list, args.out, args.takes)
     _use_free_cores(args.workers)
     from foley_lab.pipeline import presets
 
-    lab = presets.load(args.model, args.device, args.dtype, adapter=args.adapter)
+    lab = presets.load(
+        args.model,
+        args.device,
+        args.dtype,
+        offload=args.offload,
+        compat=args.compat,
+        adapter=args.adapter,
+    )
+    options = choose(
+        lab,
+        {
+            "num_steps": args.steps,
+            "guidance_scale": args.guidance_scale,
+            "sampler": args.sampler,
+            "decoder": args.decoder,
+            "generator": args.generator,
+            "takes": args.takes,
+            "schedule": args.schedule,
+            "guidance": args.guidance,
+            "step_cache": args.step_cache,
+        },
+    )
+    model = origin(lab, args.adapter, eight_bit=args.dtype == "int8", compat=args.compat)
     args.out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     with _progress() as callback:
-        for outcome in run(lab, jobs, args.workers, args.skip_existing):
+        for outcome in run(lab, jobs, args.workers, args.skip_existing, options, model):
             outcomes.append(outcome)
             callback("batch", len(outcomes), len(jobs))
             for warning in outcome.warnings:
@@ -453,7 +497,8 @@ def _batch(args: argparse.Namespace) -> int:
                 _say(f"row {outcome.row}: {_one_line(outcome.error)}")
             elif not args.json:
                 note = " (was there)" if outcome.skipped else ""
-                print(f"{_one_line(str(outcome.out))}{note}", flush=True)
+                for path in outcome.takes:
+                    print(f"{_one_line(str(path))}{note}", flush=True)
     failed = sum(o.error is not None for o in outcomes)
     skipped = sum(o.skipped for o in outcomes)
     counts = {
@@ -598,8 +643,11 @@ def _figure(value: Any) -> str:
 
 
 def _weights_list(args: argparse.Namespace) -> int:
-    from foley_lab.weights import catalogue
+    from foley_lab.weights import catalogue, catalogue_report
 
+    if args.json:
+        print(json.dumps(catalogue_report()))
+        return DONE
     rows = [("name", "present", "MB", "licence", "from")]
     for entry in catalogue():
         about = f"~{entry.about_bytes / 1e6:.0f}" if entry.about_bytes else "-"
@@ -611,6 +659,7 @@ def _weights_list(args: argparse.Namespace) -> int:
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
         print("  ".join((*cells, row[4])))
+    print(f"official weights are looked for in {_one_line(catalogue_report()['folder'])}")
     return DONE
 
 
@@ -631,9 +680,9 @@ def _weights_verify(args: argparse.Namespace) -> int:
 
 
 def _weights_convert(args: argparse.Namespace) -> int:
-    from foley_lab.weights import convert
+    from foley_lab.pipeline.official import convert_official
 
-    print(f"here: {_one_line(str(convert(args.name)))}")
+    print(f"here: {_one_line(str(convert_official(args.name)))}")
     return DONE
 
 

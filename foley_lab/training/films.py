@@ -90,7 +90,7 @@ def encode_films(lab: Lab, folder: Path, cache: Path) -> list[Window]:
         lab: Its encoder and its codec do the work; its generator knows the windows' length.
         folder: Films, and optionally `captions.csv` with the columns name,caption, or NAME.txt, or
             NAME.json, an event log as `foley-lab world make` writes it.
-        cache: Where windows are kept; it is made when absent.
+        cache: Where windows are kept; it is made with the first of them.
 
     Raises:
         FoleyError: If the folder, its captions or every film in it will not do.
@@ -99,7 +99,6 @@ def encode_films(lab: Lab, folder: Path, cache: Path) -> list[Window]:
     known = {name for path in paths for name in (path.name, path.stem)}
     for name in sorted(captions.keys() - known):
         _warn(f"{CAPTIONS} speaks of {name!r}, which is no film here")
-    cache.mkdir(parents=True, exist_ok=True)
     windows: list[Window] = []
     for number, path in enumerate(paths, 1):
         try:
@@ -323,6 +322,7 @@ def _key(film: Film, model: str, span: tuple[float, float]) -> str:
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     """Write aside and move into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, aside)
