@@ -370,6 +370,21 @@ def test_a_scheduler_of_diffusers_is_a_sampler(lab, film):
     assert torch.allclose(theirs.audio.samples, ours.audio.samples, atol=1e-4)
 
 
+def test_the_default_schedule_is_not_put_upon_a_scheduler(film):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    lab = tiny_lab()
+    lab.generator.schedules = {"1": {2: [1.0, 0.9, 0.0]}, "2": {2: [1.0, 0.6, 0.0]}}
+    lab.defaults = replace(lab.defaults, schedule="optimal")
+    seen = []
+    lab(film, sampler="euler", on_step=lambda s: seen.append(s.progress.t))
+    lab(film, sampler="ab2", on_step=lambda s: seen.append(s.progress.t))
+    lab(
+        film, sampler=FlowMatchEulerDiscreteScheduler(), on_step=lambda s: seen.append(s.progress.t)
+    )
+    assert seen[::2] == [0.9, 0.6, 0.5]
+
+
 def test_a_sound_can_be_heard_as_it_forms(lab, film):
     heard, sounds = [], []
 

@@ -338,7 +338,8 @@ class Lab:
                 prompt speaks where none is given, its materials hold whatever the prompt names,
                 and what lies beyond the picture's end is not heard.
             seconds: Length of the sound where there is no film; default that of the events, or 8.
-            schedule: Where the steps stand, see `samplers.schedules.times`.
+            schedule: Where the steps stand, see `samplers.schedules.times`; None is the model's
+                default, or with a scheduler of diffusers the scheduler's own.
             guidance: How the guidance is applied, one of `samplers.guidance.GUIDANCES`, or a guider
                 of diffusers.
             step_cache: One of `generators.step_cache.STEP_CACHES`, to spare work between steps.
@@ -419,7 +420,7 @@ class Lab:
             seed=seed,
             takes=takes,
             events=events,
-            schedule=self.defaults.schedule if schedule is None else schedule,
+            schedule=self._schedule(sampler) if schedule is None else schedule,
             guidance=self.defaults.guidance if guidance is None else guidance,
             step_cache=_find_step_cache(step_cache),
         )
@@ -454,6 +455,11 @@ class Lab:
         else:
             raise ValueError(f"video {video!r:.80}, wanted the path of a film, give its path")
         return Stream(self, source, options, callback or _ignore, piece, on_step)
+
+    def _schedule(self, sampler: str | Any | None) -> str | float:
+        """The default; a scheduler of the caller's own brings its own."""
+        own = sampler is not None and not isinstance(sampler, str)
+        return "uniform" if own else self.defaults.schedule
 
     def read(self, path: Path) -> Video:
         """The clip as the encoder wants to see it."""

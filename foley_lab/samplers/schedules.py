@@ -30,6 +30,7 @@ from torch import Tensor
 from foley_lab.samplers.steps import Past, Velocity, extrapolated
 
 NAMES = ("uniform", "cosine", "optimal")
+FIRST_ORDER = ("euler", "ddim", "FlowMatchEulerDiscreteScheduler", "DDIMScheduler")
 
 
 def times(num_steps: int, schedule: str | float | Sequence[float] = "uniform") -> list[float]:
@@ -89,12 +90,12 @@ def optimal_times(
     Args:
         tables: By order ("1", "2") and number of steps, the n + 1 times. Numbers of steps that were
             not tabulated are read between their neighbours.
-        sampler: Its name; "euler" and "ddim" are of first order, all others read the second.
+        sampler: Its name; those of `FIRST_ORDER` read the first table, all others the second.
 
     Raises:
         ValueError: If the model has no table.
     """
-    table = tables.get("1" if sampler in ("euler", "ddim") else "2", {})
+    table = tables.get("1" if sampler in FIRST_ORDER else "2", {})
     if not table:
         raise ValueError(
             "schedule 'optimal' for a model without a table of its own, wanted another, "
