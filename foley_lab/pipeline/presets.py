@@ -31,6 +31,17 @@ DTYPES = {
 }
 
 
+SMALL_DEFAULTS = Defaults(num_steps=8, guidance_scale=2.5, sampler="ab2")
+"""Chosen from the table of `foley-lab bench samplers` (50 clips of 4 s, seeds 20000 to 20049).
+
+Eight calls of ab2 hit as many events as fifty of Euler (F1@40 .931), name as many materials right
+within half a point (.681, .686) and lie nearer to the true sound (MR-STFT 2.57, 3.22), 6.4 times as
+fast. Four calls hit as many (.929) but name fewer materials (.654); among samplers of one call a
+step Euler, at eight too, names fewer (.670) and lies farther away (2.81). Schedules nearer to what
+many steps give ("optimal") follow the guidance more exactly, which is not nearer to the truth.
+"""
+
+
 def load(
     name: str = "small",
     device: str = "auto",
@@ -143,7 +154,7 @@ def _small(
     codec = load_codec(*load_shipped("codec")).to(device)
     transformer = transformer.to(device, dtype).eval()
     generator = FlowGenerator(transformer, SMALL_RATES, schedules=load_schedules("small"))
-    return Lab(encoder, generator, codec, "small", SMALL_RATES, Defaults())
+    return Lab(encoder, generator, codec, "small", SMALL_RATES, SMALL_DEFAULTS)
 
 
 def _official(name: str) -> Callable[..., Lab]:
