@@ -90,14 +90,16 @@ def test_every_widget_function_is_called_in_a_compared_cell(notebook):
         name
         for cell in code(notebook)
         if LOOSE not in cell["metadata"].get("tags", [])
-        for name in re.findall(r"^(\w+)\(", source(cell), re.M)
+        for name in re.findall(r"^(?:[\w, ]+ = )?(\w+)\(", source(cell), re.M)
     }
     assert wanted and wanted <= called
 
 
 def widget_functions(text: str) -> list[str]:
-    """Names handed to `interactive` or `interact` as their first argument."""
-    return re.findall(r"\binteract(?:ive)?\((\w+)", text)
+    """Names handed to `interactive` or `interact` as their first argument, to `Panel` as its
+    third."""
+    panels = re.findall(r"\bPanel\([^,()]+, [^,()]+, (\w+)", text)
+    return re.findall(r"\binteract(?:ive)?\((\w+)", text) + panels
 
 
 def test_no_machine_and_no_address_is_named(notebook):
