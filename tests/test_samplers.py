@@ -171,7 +171,24 @@ def test_dpm_solver_is_the_published_one_step_for_step(num_steps):
         before = (sound, log_snr(t))
         wanted.append(x)
     got = states("dpmpp_2m", num_steps)
+    # Diffusers takes the step in single precision.
     assert max((a - b).abs().max() for a, b in zip(got, wanted, strict=True)) < 2e-6
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 16])
+def test_dpm_solver_is_that_of_diffusers_step_for_step(num_steps):
+    from diffusers import DPMSolverMultistepScheduler
+
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    theirs = DPMSolverMultistepScheduler(solver_order=2, **flow)
+    theirs.set_timesteps(num_steps)
+    theirs.sigmas = torch.tensor([1 - 1e-6, *times(num_steps)[1:]], dtype=torch.float64)
+    x, wanted = NOISE, []
+    for k, t in enumerate(theirs.timesteps):
+        x = theirs.step(mixture_velocity(x, 1 - k / num_steps), t, x, return_dict=False)[0]
+        wanted.append(x)
+    got = states("dpmpp_2m", num_steps)
+    assert max((a - b).abs().max() for a, b in zip(got, wanted, strict=True)) < 1e-6
 
 
 def test_a_scheduler_of_the_caller_keeps_its_shift_and_its_state():
