@@ -425,8 +425,11 @@ class Strange:
         ({"sampler": Strange()}, "sampler Strange, wanted a name or one of FlowMatchEuler"),
         ({"num_steps": 0}, "num_steps 0, wanted at least 1"),
         ({"num_steps": 2.5}, "num_steps 2.5, wanted"),
-        ({"schedule": 0.0}, "schedule 0.0, wanted 'uniform', 'cosine', 'optimal', a shift above 0"),
+        ({"schedule": 0.0}, "schedule 0.0, wanted 'uniform', 'cosine', 'optimal', a shift from"),
         ({"schedule": math.nan}, "schedule nan, wanted"),
+        ({"schedule": 1e300}, "schedule 1e\\+300, wanted"),
+        ({"schedule": 1e-300}, "schedule 1e-300, wanted"),
+        ({"schedule": [1.0, math.nan, 0.0], "num_steps": 2}, "nan after 1.0"),
         ({"schedule": "steep"}, "schedule 'steep', wanted 'uniform'"),
         ({"schedule": [1.0, 0.0]}, "a schedule of 2 times for 8 steps, wanted 9"),
         ({"schedule": [1.0, 0.5, 0.5, 0.0], "num_steps": 3}, "wanted falling times from 1 to 0"),
@@ -453,7 +456,7 @@ def test_schedulers_that_cannot_be_driven_are_refused():
         (diffusers.DDIMScheduler(), "prediction_type 'epsilon', wanted 'v_prediction'"),
         (
             diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-            "with use_dynamic_shifting, wanted a fixed shift",
+            "with use_dynamic_shifting, which would change",
         ),
         (
             diffusers.DPMSolverMultistepScheduler(
@@ -461,11 +464,22 @@ def test_schedulers_that_cannot_be_driven_are_refused():
                 use_flow_sigmas=True,
                 algorithm_type="sde-dpmsolver++",
             ),
-            "which draws noise",
+            "with algorithm_type 'sde-dpmsolver\\+\\+'",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             sample(mixture_velocity, NOISE, scheduler)
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    for kind, options in (
+        (diffusers.UniPCMultistepScheduler, {"use_flow_sigmas": False}),
+        (diffusers.UniPCMultistepScheduler, {"predict_x0": False}),
+        (diffusers.DPMSolverMultistepScheduler, {"thresholding": True}),
+        (diffusers.FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}),
+        (diffusers.FlowMatchEulerDiscreteScheduler, {"shift_terminal": 0.1}),
+    ):
+        own = {} if kind is diffusers.FlowMatchEulerDiscreteScheduler else flow
+        with pytest.raises(ValueError, match=f"with {next(iter(options))}"):
+            sample(mixture_velocity, NOISE, kind(**own | options))
 
 
 @pytest.mark.parametrize(
@@ -476,6 +490,7 @@ def test_schedulers_that_cannot_be_driven_are_refused():
             "guidance 'strong', wanted one of plain, interval, zero",
         ),
         ({"guidance": 3}, "guidance 3, wanted one of plain"),
+        ({"guidance": Guidance}, "a class, wanted"),
         ({"scale": -1.0}, "guidance_scale -1.0, wanted a number from 0 to 50"),
         ({"scale": math.nan}, "guidance_scale nan, wanted"),
         ({"scale": "much"}, "guidance_scale 'much', wanted"),

@@ -341,7 +341,7 @@ class Lab:
             schedule: Where the steps stand, see `samplers.schedules.times`; None is the model's
                 default, or with a scheduler of diffusers the scheduler's own.
             guidance: How the guidance is applied, one of `samplers.guidance.GUIDANCES`, or a guider
-                of diffusers.
+                of diffusers, whose own scale then holds.
             step_cache: One of `generators.step_cache.STEP_CACHES`, to spare work between steps.
             on_step: Told after every step where the sound stands (`Stage`); `Stage.audio()` lets it
                 be heard as it forms. May answer the latents to go on from.
@@ -430,6 +430,8 @@ class Lab:
         )
         if options.step_cache is not None:
             options.step_cache.prepare()
+        if on_step is not None and not callable(on_step):
+            raise ValueError(f"on_step {on_step!r:.80}, wanted a function, leave it out")
         if not _is_int(piece) or piece < 1:
             raise ValueError(f"piece {piece!r}, wanted latent frames, at least 1, e.g. 50")
         if video is None and events is None and not prompt:
@@ -667,7 +669,11 @@ def check_options(options: Options, decoders: Sequence[str]) -> None:
 
 
 def _find_step_cache(cache: str | StepCache | None) -> StepCache | None:
-    return StepCache.named(cache) if isinstance(cache, str) else cache
+    if cache is None or isinstance(cache, StepCache):
+        return cache
+    if not isinstance(cache, str):
+        raise ValueError(f"step_cache {cache!r:.80}, wanted a name or a StepCache, leave it out")
+    return StepCache.named(cache)
 
 
 def _is_int(value: object) -> bool:

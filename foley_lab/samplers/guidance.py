@@ -89,10 +89,18 @@ def find_guidance(guidance: str | Guidance | Any) -> Guidance | Any:
         return GUIDANCES[guidance]
     if isinstance(guidance, Guidance):
         return guidance
+    if isinstance(guidance, type):
+        raise ValueError(
+            f"guidance {guidance.__name__}, a class, wanted one of its objects, call it"
+        )
+    scale = getattr(guidance, "guidance_scale", 1.0)
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise ValueError(f"a guider of scale {scale!r}, wanted a finite number, e.g. 2.0")
     wanted = ["pred_cond", "pred_uncond"]
     if sorted(getattr(guidance, "_input_predictions", ())) != wanted:
+        told = " ".join(repr(guidance).split())
         raise ValueError(
-            f"guidance {guidance!r:.80}, wanted one of {', '.join(GUIDANCES)}, a Guidance or a "
+            f"guidance {told:.80}, wanted one of {', '.join(GUIDANCES)}, a Guidance or a "
             "guider of diffusers that mixes two predictions, choose another"
         )
     return guidance

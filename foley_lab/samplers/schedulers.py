@@ -39,6 +39,18 @@ KNOWN = (
     "DDIMScheduler",
 )
 """Schedulers that can be driven."""
+REFUSED = (
+    "use_dynamic_shifting",
+    "shift_terminal",
+    "invert_sigmas",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+    "stochastic_sampling",
+    "thresholding",
+)
+"""Settings of schedulers that fight with times of our own, equal runs or latents beyond ±1."""
 
 
 class SchedulerSteps:
@@ -129,13 +141,22 @@ def _check(scheduler: Any, kind: str) -> None:
         raise ValueError(
             f"{kind} with prediction_type {prediction!r}, wanted {wanted!r}, make it with that"
         )
-    if getattr(config, "use_dynamic_shifting", False):
-        raise ValueError(f"{kind} with use_dynamic_shifting, wanted a fixed shift, switch it off")
-    if str(getattr(config, "algorithm_type", "")).startswith("sde"):
+    if kind.endswith("MultistepScheduler") and not config.use_flow_sigmas:
         raise ValueError(
-            f"{kind} with {config.algorithm_type}, which draws noise, wanted 'dpmsolver++', "
+            f"{kind} with use_flow_sigmas False, which counts other sigmas, wanted True, "
             "make it with that"
         )
+    for option in REFUSED:
+        if getattr(config, option, None):
+            raise ValueError(
+                f"{kind} with {option}, which would change the times, the noise or the sound, "
+                "wanted it off, make it without"
+            )
+    for option, wanted in (("predict_x0", True), ("algorithm_type", "dpmsolver++")):
+        if (found := getattr(config, option, wanted)) != wanted:
+            raise ValueError(
+                f"{kind} with {option} {found!r}, wanted {wanted!r}, make it with that"
+            )
 
 
 def _set_times(scheduler: Any, kind: str, clock: Sequence[float]) -> None:

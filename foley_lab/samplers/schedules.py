@@ -29,6 +29,8 @@ from torch import Tensor
 
 from foley_lab.samplers.steps import Past, Velocity, extrapolated
 
+LEAST_SHIFT, MOST_SHIFT = 0.01, 100.0
+"""Beyond, the steps but one are as good as empty."""
 NAMES = ("uniform", "cosine", "optimal")
 FIRST_ORDER = ("euler", "ddim", "FlowMatchEulerDiscreteScheduler", "DDIMScheduler")
 
@@ -49,6 +51,8 @@ def times(num_steps: int, schedule: str | float | Sequence[float] = "uniform") -
     """
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps {num_steps}, wanted at least 1, ask for more steps")
+    if hasattr(schedule, "tolist"):  # arrays and tensors
+        schedule = schedule.tolist()  # type: ignore[union-attr]
     if isinstance(schedule, (list, tuple)):
         return _given(num_steps, schedule)
     even = [1.0 - i / num_steps for i in range(num_steps + 1)]
@@ -58,10 +62,10 @@ def times(num_steps: int, schedule: str | float | Sequence[float] = "uniform") -
         return [1.0, *inner, 0.0]
     shift = 1.0 if schedule == "uniform" else schedule
     number = isinstance(shift, (int, float)) and not isinstance(shift, bool)
-    if not number or not 0 < shift < math.inf:  # type: ignore[operator]
+    if not number or not LEAST_SHIFT <= shift <= MOST_SHIFT:  # type: ignore[operator]
         raise ValueError(
-            f"schedule {schedule!r}, wanted {', '.join(map(repr, NAMES))}, a shift above 0 or "
-            "falling times from 1 to 0, e.g. 3.0"
+            f"schedule {schedule!r}, wanted {', '.join(map(repr, NAMES))}, a shift from "
+            f"{LEAST_SHIFT:g} to {MOST_SHIFT:g} or falling times from 1 to 0, e.g. 3.0"
         )
     shift = float(shift)  # type: ignore[arg-type]
     return [shift * t / (1.0 + (shift - 1.0) * t) for t in even]
@@ -73,8 +77,13 @@ def _given(num_steps: int, clock: Sequence[float]) -> list[float]:
             f"a schedule of {len(clock)} times for {num_steps} steps, wanted {num_steps + 1}, "
             "one more than steps"
         )
-    falling = all(a > b for a, b in itertools.pairwise(clock))
-    if not falling or clock[0] != 1 or clock[-1] != 0:
+    for a, b in itertools.pairwise(clock):
+        if isinstance(a, str) or isinstance(b, str) or not a > b:
+            raise ValueError(
+                f"a schedule with {b!r} after {a!r}, wanted falling times from 1 to 0, "
+                "e.g. [1.0, 0.5, 0.0]"
+            )
+    if clock[0] != 1 or clock[-1] != 0:
         raise ValueError(
             f"a schedule from {clock[0]} to {clock[-1]}, wanted falling times from 1 to 0, "
             "e.g. [1.0, 0.5, 0.0]"

@@ -131,11 +131,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     """What `generate` and `batch` ask of a model in the same words."""
     add = parser.add_argument
     add("--model", default="small", help="small, xl or xxl")
-    add("--steps", type=int, help="of the sampler, 1 to 1000")
-    add("--guidance-scale", type=float, help="weight of picture and words, 0 to 50")
+    add("--steps", type=int, help="of the sampler, 1 to 1000 (small: 8, xl: 50)")
+    add(
+        "--guidance-scale",
+        type=float,
+        help="weight of picture and words, 0 to 50 (small: 2.5, xl: 4.5); to 1 there is none",
+    )
     add("--sampler", help="euler, ab2, midpoint, heun, rk4; by diffusers dpmpp_2m, unipc, ddim")
-    add("--schedule", type=_schedule, help="uniform, cosine, optimal, or a shift such as 3")
-    add("--guidance", help="plain, interval, zero-star or rescaled")
+    add(
+        "--schedule",
+        type=_schedule,
+        help="uniform (default), cosine, optimal, or a shift such as 3",
+    )
+    add("--guidance", help="plain (default), interval, zero-star or rescaled")
     add("--step-cache", help="first_block, taylorseer or magcache; by diffusers")
     add("--decoder", help="vocoder; xl, xxl: dac-vae")
     add("--generator", default="flow", help="flow")

@@ -10,6 +10,10 @@ belongs to the model: it lies beside the weights and answers to `schedule="optim
 Clips of the world are played from their logs, as the eyes would see them at best, every second one
 with its words. The search takes about two thirds of N · n calls of the network for N points and n
 steps, for samplers of first and of second order each.
+
+Of the small model, whose table ships with the package, it writes `.runs/schedule/schedules.json`;
+its times can be handed over as they are, `lab(..., schedule=table["2"]["8"])`. With few points it
+may end worse than even times: look at the figures it prints.
 """
 
 from __future__ import annotations
@@ -28,9 +32,10 @@ from tqdm import tqdm
 
 from foley_lab.generators.diffusion import make_noise
 from foley_lab.media.writing import FILM_FILES
-from foley_lab.pipeline.lab import Lab, Options, joined
+from foley_lab.pipeline.lab import MAX_GUIDANCE, Lab, Options, joined
 from foley_lab.pipeline.presets import load
 from foley_lab.samplers import sample
+from foley_lab.samplers.guidance import check_guidance
 from foley_lab.samplers.schedules import search_schedules, times
 from foley_lab.signals import Features, Video
 from foley_lab.synthetic.scenes import make_scene
@@ -74,6 +79,11 @@ class ScheduleSearch:
             raise ValueError(
                 f"{self.clips} clips of {self.seconds} s, wanted 1 to 256 of up to 600 s"
             )
+        if self.guidance_scale is not None:
+            check_guidance("plain", self.guidance_scale, MAX_GUIDANCE)
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}, wanted 0 or more, e.g. 0")
+        times(1, self.shift)
         if not 1 <= self.most_steps <= self.points <= 1000:
             raise ValueError(
                 f"most_steps {self.most_steps} of {self.points} points, wanted at least 1 and no "
@@ -179,11 +189,13 @@ def main() -> None:
     default = ScheduleSearch()
     parser.add_argument("--base", default=default.base, help="small, xl or xxl")
     parser.add_argument("--data", type=Path, help="folder of films (default: clips of the world)")
-    parser.add_argument("--clips", type=int, default=default.clips)
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="of each clip")
-    parser.add_argument("--points", type=int, default=default.points, help="of the teacher")
-    parser.add_argument("--shift", type=float, default=default.shift, help="of its times")
-    parser.add_argument("--most-steps", type=int, default=default.most_steps)
+    parser.add_argument("--clips", type=int, default=default.clips, help="of the search, 16")
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="of each clip, 4")
+    parser.add_argument("--points", type=int, default=default.points, help="of the teacher, 64")
+    parser.add_argument("--shift", type=float, default=default.shift, help="of its times, 3")
+    parser.add_argument(
+        "--most-steps", type=int, default=default.most_steps, help="tables up to, 16"
+    )
     parser.add_argument("--guidance-scale", type=float, help="default: its own")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the noise")
     parser.add_argument("--out", type=Path, default=default.out, metavar="FILE")
