@@ -496,3 +496,19 @@ def test_without_diffusers_the_command_is_named():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert "pip install 'foley-lab[diffusers]'" in done.stdout
+
+
+def test_pickles_are_neither_written_nor_read(tmp_path):
+    pipe = FoleyPipeline.from_lab(tiny_lab())
+    with pytest.raises(ValueError, match="safe_serialization False, wanted safetensors"):
+        pipe.save_pretrained(tmp_path, safe_serialization=False)
+    assert list(tmp_path.iterdir()) == []
+    pipe.save_pretrained(tmp_path)
+    weights = next((tmp_path / "codec").glob("*.safetensors"))
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(OSError):
+        FoleyPipeline.from_pretrained(tmp_path)
+    pipe.scheduler = None
+    with pytest.raises(ValueError, match="without a scheduler, wanted one to save"):
+        pipe.save_pretrained(tmp_path / "other")

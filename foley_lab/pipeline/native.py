@@ -88,6 +88,7 @@ class _Component(ModelMixin, ConfigMixin):
         if cls.stays_float32:
             kwargs = {name: value for name, value in kwargs.items() if name not in CASTS}
         path = cast(Any, pretrained_model_name_or_path)
+        kwargs["use_safetensors"] = True  # diffusers would fall back on pickles
         loaded: Any = super().from_pretrained(path, **kwargs, output_loading_info=True)
         model, info = loaded
         if wrong := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
@@ -482,7 +483,12 @@ class FoleyPipeline(DiffusionPipeline):
 
         Raises:
             FoleyError: If the components have no form to be saved in; nothing is written then.
+            ValueError: If they are to be saved as pickles, or there is no scheduler.
         """
+        if not kwargs.get("safe_serialization", True):
+            raise ValueError("safe_serialization False, wanted safetensors, leave it out")
+        if self.scheduler is None:
+            raise ValueError("a pipeline without a scheduler, wanted one to save, set it")
         for name in ("encoder", "transformer", "codec"):
             part = getattr(self, name)
             if not isinstance(part, _Component):
