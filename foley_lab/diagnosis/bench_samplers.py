@@ -40,8 +40,7 @@ from foley_lab.evaluation.score import score_clip
 from foley_lab.evaluation.spectral import log_mel_l1, mr_stft
 from foley_lab.generators.step_cache import StepCache
 from foley_lab.media import read_audio
-from foley_lab.pipeline.lab import PIECE, Lab, Options, joined
-from foley_lab.pipeline.pieces import decode_pieces
+from foley_lab.pipeline.lab import Lab, Options, joined
 from foley_lab.samplers import SAMPLERS
 from foley_lab.samplers.guidance import GUIDANCES
 from foley_lab.signals import EventLog, Features
@@ -303,10 +302,7 @@ def _sounds(
 
 
 def _decoded(lab: Lab, latents: torch.Tensor, duration_s: float) -> Sound:
-    count = lab.rates.num_samples(duration_s)
-    with torch.no_grad():
-        pieces = list(decode_pieces(lab.decoder, latents, lab.rates.hop_length, count, PIECE))
-    return torch.cat(pieces, -1)[0].mean(0).cpu().numpy()
+    return lab.decode(latents, duration_s).samples.mean(0).numpy()
 
 
 def _pooled(clips: Sequence[dict[str, Any]]) -> dict[str, float | None]:

@@ -511,6 +511,13 @@ class Lab:
                 callback=told,
             )
 
+    def decode(self, latents: Tensor, duration_s: float) -> Audio:
+        """The sound of one clip's latents [1, C, T], decoded in pieces."""
+        count = self.rates.num_samples(duration_s)
+        with torch.no_grad(), self.at_work("decode"):
+            pieces = list(decode_pieces(self.decoder, latents, self.rates.hop_length, count, PIECE))
+        return Audio(torch.cat(pieces, -1)[0].cpu(), self.rates.sample_rate)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -529,11 +536,7 @@ class Stage:
     def audio(self, take: int = 0) -> Audio:
         """What would be heard if the last velocity led straight to the sound, decoded; it costs the
         decoder's time."""
-        lab, latents = self.lab, self.progress.estimate[take : take + 1]
-        count = lab.rates.num_samples(self.duration_s)
-        with torch.no_grad(), lab.at_work("decode"):
-            pieces = list(decode_pieces(lab.decoder, latents, lab.rates.hop_length, count, PIECE))
-        return Audio(torch.cat(pieces, -1)[0], lab.rates.sample_rate)
+        return self.lab.decode(self.progress.estimate[take : take + 1], self.duration_s)
 
 
 OnStep = Callable[[Stage], Tensor | None]
